@@ -173,7 +173,10 @@ class GlmConfig:
 
 
 def _merge_rope(
-    parameters: dict[str, Any] | None, scaling: dict[str, Any] | None, theta: float | None, factor: float | None
+    parameters: dict[str, Any] | None,
+    scaling: dict[str, Any] | None,
+    theta: float | None,
+    factor: float | None,
 ) -> dict[str, Any]:
     """One dict from both layouts; what stands in `rope_parameters` wins, as in transformers 5."""
     for name, value in (("rope_parameters", parameters), ("rope_scaling", scaling)):
@@ -245,7 +248,9 @@ def _relation_faults(config: GlmConfig) -> list[str]:
     if heads % kv_heads:
         faults.append(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
     if config.head_dim is None and config.hidden_size % heads:
-        faults.append(f"head_dim is missing and hidden_size {config.hidden_size} does not divide by {heads} heads")
+        faults.append(
+            f"head_dim is missing and hidden_size {config.hidden_size} does not divide by {heads} heads"
+        )
     head_dim = config.head_dim or config.hidden_size // heads
     rotary = int(head_dim * config.partial_rotary_factor)
     if config.partial_rotary_factor > 1 or rotary < 2 or rotary % 2:

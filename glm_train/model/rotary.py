@@ -18,7 +18,9 @@ from glm_train.model.config import GlmConfig
 
 def inverse_frequencies(config: GlmConfig) -> Tensor:
     """The angle per position of each pair, (R/2,) in fp32 on the CPU."""
-    exponent_P = torch.arange(0, config.rotary_dim, 2, dtype=torch.int64, device="cpu").float() / config.rotary_dim
+    exponent_P = (
+        torch.arange(0, config.rotary_dim, 2, dtype=torch.int64, device="cpu").float() / config.rotary_dim
+    )
     return 1.0 / (config.rope_theta**exponent_P)
 
 
@@ -33,7 +35,9 @@ def apply_rotary(x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor) -> Tensor:
     """Turn the first R channels of each head by the tables' angles; the others pass through."""
     rotary_dim = 2 * cos_BT1P.shape[-1]
     even, odd = x_BTND[..., :rotary_dim].unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((even * cos_BT1P - odd * sin_BT1P, odd * cos_BT1P + even * sin_BT1P), dim=-1).flatten(-2)
+    turned = torch.stack(
+        (even * cos_BT1P - odd * sin_BT1P, odd * cos_BT1P + even * sin_BT1P), dim=-1
+    ).flatten(-2)
     if rotary_dim == x_BTND.shape[-1]:
         return turned
     return torch.cat((turned, x_BTND[..., rotary_dim:]), dim=-1)

@@ -1,0 +1,200 @@
+"""The GLM decoder: embeddings, layers, final norm.
+
+What is unusual about GLM: rotary embedding turns interleaved pairs on a part of each head only; gate and up projection
+are one fused matrix; query, key and value may have a bias while no other projection does; GLM-4-0414 (`glm4`)
+normalises the outputs of attention and MLP too ("sandwich" norms); the padding id's embedding gets no gradient.
+
+Shapes: B batch, T tokens, H hidden, M kept positions. A packed row has B = 1 and T the tokens of all its documents.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from glm_train.model.attend import BACKENDS, Mask, PackedDocuments, padded_mask
+from glm_train.model.attention import GlmAttention
+from glm_train.model.cache import KeyValueCache, LegacyCache
+from glm_train.model.config import GlmConfig
+from glm_train.model.mlp import GlmMLP
+from glm_train.model.norm import GlmRMSNorm
+from glm_train.model.outputs import BaseModelOutput
+from glm_train.model.rotary import inverse_frequencies, rotary_tables
+
+
+class GlmDecoderLayer(nn.Module):
+    """Attention and MLP, each behind a norm and added to the stream; with sandwich norms, behind two."""
+
+    def __init__(self, config: GlmConfig, layer: int) -> None:
+        super().__init__()
+        self.self_attn = GlmAttention(config, layer)
+        self.mlp = GlmMLP(config)
+        self.input_layernorm = GlmRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = GlmRMSNorm(config.hidden_size, config.rms_norm_eps)
+        if config.sandwich_norms:
+            self.post_self_attn_layernorm = GlmRMSNorm(config.hidden_size, config.rms_norm_eps)
+            self.post_mlp_layernorm = GlmRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.sandwich_norms = config.sandwich_norms
+
+    def forward(
+        self,
+        h_BTH: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        mask: Mask,
+        cache: KeyValueCache | None = None,
+        keep_M: Tensor | None = None,
+    ) -> Tensor:
+        """The stream after this layer. With `keep_M` (positions in a packed row) only those positions go through the
+        output projection and the MLP: in the last layer nothing reads the others. Returns (B, T or M, H)."""
+        mixed = self.self_attn.mix(self.input_layernorm(h_BTH), rotary, mask, cache)
+        if keep_M is not None:
+            h_BTH, mixed = h_BTH.index_select(1, keep_M), mixed.index_select(1, keep_M)
+        attended = self.self_attn.o_proj(mixed)
+        h = h_BTH + (self.post_self_attn_layernorm(attended) if self.sandwich_norms else attended)
+        fed = self.mlp(self.post_attention_layernorm(h))
+        return h + (self.post_mlp_layernorm(fed) if self.sandwich_norms else fed)
+
+
+class GlmModel(nn.Module):
+    """The decoder without a head. `forward` returns hidden states; a head turns them into scores."""
+
+    def __init__(self, config: GlmConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(
+            config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
+        )
+        self.layers = nn.ModuleList(
+            GlmDecoderLayer(config, layer) for layer in range(config.num_hidden_layers)
+        )
+        self.norm = GlmRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attention_backend = "auto"
+        # Not a buffer: a model built on the meta device would be left without its values.
+        self._inverse_frequencies = inverse_frequencies(config)
+        init_weights(self, config.initializer_range)
+
+    def set_attention(self, backend: str) -> None:
+        """Choose how packed documents attend: `auto`, `sdpa`, `varlen` or `flex`."""
+        if backend not in BACKENDS:
+            raise ValueError(f"unknown attention backend {backend!r}; expected one of {', '.join(BACKENDS)}")
+        self.attention_backend = backend
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embed_tokens
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: KeyValueCache | LegacyCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        *,
+        cu_seqlens: Tensor | None = None,
+        max_seqlen: int | None = None,
+    ) -> BaseModelOutput | tuple[Any, ...]:
+        """Hidden states (B, T, H) of `input_ids` (B, T) or `inputs_embeds` (B, T, H).
+
+        `attention_mask` (B, past + T) is 1 for real tokens and 0 for padding, on either side.
+        `position_ids` (B, T) default to counting from the end of the cache.
+        `past_key_values` is a `KeyValueCache` or the legacy tuple of pairs and comes back in the form it came in;
+        with `use_cache` and none given, a new cache is returned (it indexes like the legacy tuple).
+        `cu_seqlens` (n+1,) int32 makes the row a packed one: n documents end to end, each attending to itself only.
+        """
+        h_BTH = self._embed(input_ids, inputs_embeds)
+        use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
+        cache, legacy = _open_cache(past_key_values, use_cache and cu_seqlens is None)
+        past = cache.get_seq_length() if cache is not None else 0
+        mask: Mask
+        if cu_seqlens is None:
+            mask = padded_mask(attention_mask, h_BTH.shape[1], past)
+        else:
+            mask = self._packed(cu_seqlens, max_seqlen, h_BTH, attention_mask, past_key_values)
+            if position_ids is None:
+                position_ids = _restarting_positions(cu_seqlens, h_BTH.shape[1])
+        if position_ids is None:
+            position_ids = torch.arange(past, past + h_BTH.shape[1], device=h_BTH.device)[None]
+        every = [] if output_hidden_states else None
+        h_BTH = self._run(h_BTH, position_ids, mask, cache, every=every)
+        kept = None if cache is None else cache.to_legacy() if legacy else cache
+        states = None if every is None else (*every, h_BTH)
+        output = BaseModelOutput(last_hidden_state=h_BTH, past_key_values=kept, hidden_states=states)
+        return output.to_tuple() if return_dict is False else output
+
+    def packed_hidden(
+        self, input_ids_T: Tensor, position_ids_T: Tensor, cu_seqlens: Tensor, max_seqlen: int, keep_M: Tensor
+    ) -> Tensor:
+        """The training step's way in: normalised hidden states (M, H) at positions `keep_M` of one packed row."""
+        mask = PackedDocuments(cu_seqlens, max_seqlen, self.attention_backend)
+        return self._run(self.embed_tokens(input_ids_T[None]), position_ids_T[None], mask, keep_M=keep_M)[0]
+
+    def _run(
+        self,
+        h_BTH: Tensor,
+        position_ids_BT: Tensor,
+        mask: Mask,
+        cache: KeyValueCache | None = None,
+        keep_M: Tensor | None = None,
+        every: list[Tensor] | None = None,
+    ) -> Tensor:
+        """All layers and the final norm. `every`, where given, collects the stream before each layer."""
+        device = h_BTH.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else h_BTH.dtype
+        rotary = rotary_tables(self._frequencies(h_BTH.device), position_ids_BT, dtype)
+        last = len(self.layers) - 1
+        for index, layer in enumerate(self.layers):
+            if every is not None:
+                every.append(h_BTH)
+            h_BTH = layer(h_BTH, rotary, mask, cache, keep_M if index == last else None)
+        return self.norm(h_BTH)
+
+    def _frequencies(self, device: torch.device) -> Tensor:
+        if self._inverse_frequencies.device != device:
+            self._inverse_frequencies = inverse_frequencies(self.config).to(device)
+        return self._inverse_frequencies
+
+    def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        return self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+
+    def _packed(
+        self, cu_seqlens: Tensor, max_seqlen: int | None, h_BTH: Tensor, attention_mask: object, past: object
+    ) -> PackedDocuments:
+        if h_BTH.shape[0] != 1 or attention_mask is not None or past is not None:
+            raise ValueError("cu_seqlens takes one row of packed documents, without attention_mask and cache")
+        longest = int(cu_seqlens.diff().max()) if max_seqlen is None else max_seqlen
+        return PackedDocuments(cu_seqlens, longest, self.attention_backend)
+
+
+def init_weights(module: nn.Module, deviation: float) -> None:
+    """Normal(0, deviation) for matrices and embeddings, 0 for biases and the padding row, 1 for norms."""
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(part.weight, std=deviation)
+            if isinstance(part, nn.Linear) and part.bias is not None:
+                nn.init.zeros_(part.bias)
+            if isinstance(part, nn.Embedding) and part.padding_idx is not None:
+                with torch.no_grad():
+                    part.weight[part.padding_idx].zero_()
+
+
+def _open_cache(given: KeyValueCache | LegacyCache | None, wanted: bool) -> tuple[KeyValueCache | None, bool]:
+    """The cache to use, and whether the caller speaks the legacy form."""
+    if given is None:
+        return (KeyValueCache() if wanted else None), False
+    if isinstance(given, KeyValueCache):
+        return given, False
+    return KeyValueCache.from_legacy(given), True
+
+
+def _restarting_positions(cu_seqlens: Tensor, tokens: int) -> Tensor:
+    """Positions of a packed row, counting from 0 in every document: edges [0, 3, 5] give [0 1 2 0 1]."""
+    row = torch.arange(tokens, device=cu_seqlens.device)
+    starts = torch.repeat_interleave(cu_seqlens[:-1].long(), cu_seqlens.diff().long())
+    return (row - starts)[None]
