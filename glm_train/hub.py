@@ -1,0 +1,116 @@
+"""Where a model lies: a local folder as it is, or a hub id downloaded into the Hugging Face cache."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from glm_train.errors import CheckpointError
+
+# Model folders are flat: JSON, weights, chat templates and the text files of tokenizers.
+MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]
+# Pickles run code when they are read, so they are not even fetched; nor are the copies that hub repositories keep
+# in subfolders (onnx/, original/).
+_NEVER = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.npy", "*.npz", "*/*"]
+_HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+_LOCAL_CURE = "Or download the model elsewhere and give the path of its folder."
+
+
+def resolve_folder(
+    folder_or_hub_id: str | Path, *, revision: str | None = None, allow_patterns: list[str] | None = None
+) -> Path:
+    """The local folder of a model: `folder_or_hub_id` itself where it exists, else the hub's snapshot of that id.
+
+    A folder wins over a hub id of the same spelling. A download takes the files that `allow_patterns` match
+    (default: JSON, safetensors, chat templates, tokenizer text files), from the top level only and never a pickle,
+    into the Hugging Face cache (`HF_HOME`), and only what is not there yet. Without a connection the cache alone
+    is used. `revision` is a branch, tag or commit of the hub repository.
+
+    Raises `CheckpointError`: no such folder, no such model, no access, no connection, or a `revision` that a local
+    folder cannot have.
+    """
+    name = os.fspath(folder_or_hub_id)
+    path = Path(name).expanduser() if name else Path("/nonexistent")
+    if path.is_dir():
+        if revision is not None:
+            raise CheckpointError(
+                f"{name} is a local folder, which has no revision {revision!r}; leave the revision out"
+            )
+        return path
+    if path.is_file():
+        raise CheckpointError(f"{name} is a file; give the folder that holds config.json ({path.parent})")
+    if isinstance(folder_or_hub_id, Path) or _looks_like_a_path(name):
+        raise CheckpointError(f"{name!r}: no such folder (current folder: {Path.cwd()})")
+    if not _is_hub_id(name):
+        raise CheckpointError(
+            f"{name!r} is neither an existing folder nor a hub id; a hub id looks like zai-org/GLM-4-9B-0414"
+        )
+    return _download(name, revision, allow_patterns or MODEL_FILES)
+
+
+def _looks_like_a_path(name: str) -> bool:
+    return name.startswith((".", "~", "/")) or name.endswith("/") or name.count("/") > 1
+
+
+def _is_hub_id(name: str) -> bool:
+    parts = name.split("/")
+    return (
+        _HUB_ID.fullmatch(name) is not None
+        and not any(part.endswith((".", "-", ".git")) for part in parts)
+        and "--" not in name
+        and ".." not in name
+    )
+
+
+def _download(hub_id: str, revision: str | None, allow_patterns: list[str]) -> Path:
+    """Run `snapshot_download`, and say each of its failures in one sentence with the cure."""
+    from huggingface_hub import constants, errors, snapshot_download
+
+    where = hub_id if revision is None else f"{hub_id} at revision {revision}"
+    try:
+        return Path(
+            snapshot_download(
+                hub_id, revision=revision, allow_patterns=allow_patterns, ignore_patterns=_NEVER
+            )
+        )
+    except errors.GatedRepoError:
+        raise CheckpointError(
+            f"{where}: the hub gives this model only to accounts that accepted its terms. Accept them on its page, "
+            f"then set HF_TOKEN to an access token of that account. {_LOCAL_CURE}"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise CheckpointError(f"{hub_id}: the hub has no revision {revision!r} of this model") from None
+    except errors.RepositoryNotFoundError:
+        raise CheckpointError(
+            f"{where}: no local folder of this name, and no such model on the hub. Check the spelling; "
+            f"if the model is private, set HF_TOKEN to an access token that may read it."
+        ) from None
+    except errors.HFValidationError as error:
+        raise CheckpointError(f"{where}: not a hub id: {error}") from None
+    except errors.LocalEntryNotFoundError as error:
+        if constants.HF_HUB_OFFLINE:
+            raise CheckpointError(
+                f"{where}: not a local folder, not complete in the Hugging Face cache, and HF_HUB_OFFLINE forbids "
+                f"downloads. Unset HF_HUB_OFFLINE. {_LOCAL_CURE}"
+            ) from None
+        raise CheckpointError(
+            f"{where}: not a local folder, not complete in the Hugging Face cache, and the hub cannot be reached "
+            f"({_reason(error)}). Check the connection. {_LOCAL_CURE}"
+        ) from None
+    except errors.HfHubHTTPError as error:
+        raise CheckpointError(
+            f"{where}: the hub refused the download: {_reason(error)}. {_LOCAL_CURE}"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(
+            f"{where}: the download failed: {_reason(error)}. What is already there is kept; run again to go on."
+        ) from None
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the error at the bottom of the chain, which names the real fault."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
