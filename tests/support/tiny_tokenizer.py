@@ -1,4 +1,5 @@
-"""A tiny byte-level BPE tokenizer folder in the shape of GLM-4's: its pre-tokenizer, special tokens and template."""
+"""A tiny byte-level BPE tokenizer folder in the shape of GLM-4's: its pre-tokenizer, special tokens and
+template."""
 
 from __future__ import annotations
 

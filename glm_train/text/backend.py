@@ -1,0 +1,108 @@
+"""Two `tokenizers` objects on one vocabulary: one that knows control tokens, and one that sees only text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+
+from glm_train.errors import CheckpointError, DataError, nearest
+from glm_train.text.control import GLM_CONTROL_TOKENS, ControlTokens
+from glm_train.text.folder import TokenizerFiles
+
+
+def load_backend(files: TokenizerFiles) -> Tokenizer:
+    """The tokenizer of tokenizer.json, as transformers would run it."""
+    place = f"{files.source}/tokenizer.json"
+    try:
+        text = files.content["tokenizer.json"].decode("utf-8")
+        backend = Tokenizer.from_str(text)
+    except Exception as error:  # the library raises the bare class for anything wrong with the file
+        raise CheckpointError(f"{place} cannot be loaded ({error}); download the file again") from None
+    # Padding and truncation are ours; those that a file may carry would act on every call.
+    backend.no_padding()
+    backend.no_truncation()
+    _add_declared_tokens(backend, files)
+    backend.encode_special_tokens = bool(files.config.get("split_special_tokens", False))
+    return backend
+
+
+def _add_declared_tokens(backend: Tokenizer, files: TokenizerFiles) -> None:
+    """Give the tokens that the configuration declares their flags. Each must have its id in tokenizer.json: a
+    token added here would take a new id, one that the model has never seen."""
+    described = files.config.get("added_tokens_decoder") or {}
+    tokens = [AddedToken(**flags) for _, flags in sorted(described.items(), key=lambda pair: int(pair[0]))]
+    keys = {token.content: "added_tokens_decoder" for token in tokens} | files.declared_specials
+    known = {token.content: token for token in backend.get_added_tokens_decoder().values()}
+    for spelling, key in keys.items():
+        if backend.token_to_id(spelling) is None:
+            raise CheckpointError(
+                f"{files.source}: {key} names the special token {spelling!r}, which is not in tokenizer.json."
+                f"{nearest(spelling, known)} Take both files from the same model"
+            )
+    backend.add_tokens([token for token in tokens if repr(token) != repr(known.get(token.content))])
+    for spelling in files.declared_specials:
+        if spelling not in known:
+            backend.add_special_tokens([AddedToken(spelling, special=True, normalized=False)])
+
+
+def control_tokens(backend: Tokenizer) -> ControlTokens:
+    """The special tokens, and GLM-4's own, by id. Other added tokens are words that text may contain."""
+    added = backend.get_added_tokens_decoder()
+    return ControlTokens(
+        {
+            token.content: id_
+            for id_, token in sorted(added.items())
+            if (token.special or token.content in GLM_CONTROL_TOKENS) and len(token.content) > 1
+        }
+    )
+
+
+def without_control_tokens(backend: Tokenizer, control: ControlTokens, source: str) -> Tokenizer:
+    """A second tokenizer, on the same vocabulary, that sees control spellings as ordinary text.
+
+    `encode_special_tokens` would do it on the first one, but is a switch that every other caller would see.
+    """
+    plain = Tokenizer(backend.model)
+    for part in ("normalizer", "pre_tokenizer", "decoder"):
+        if getattr(backend, part) is not None:
+            setattr(plain, part, getattr(backend, part))
+    for id_, token in sorted(backend.get_added_tokens_decoder().items()):
+        copy = AddedToken(
+            token.content,
+            single_word=token.single_word,
+            lstrip=token.lstrip,
+            rstrip=token.rstrip,
+            normalized=token.normalized,
+            special=token.content in control.ids,
+        )
+        plain.add_tokens([copy])
+        if plain.token_to_id(token.content) != id_:
+            raise CheckpointError(
+                f"{source}/tokenizer.json: the added token {token.content!r} has a gap before its id"
+            )
+    plain.encode_special_tokens = True
+    for spelling, id_ in control.ids.items():
+        if id_ in plain.encode(spelling, add_special_tokens=False).ids:
+            raise CheckpointError(
+                f"{source}/tokenizer.json: the control token {spelling!r} is also an ordinary word of the"
+                " vocabulary, so text cannot be told from control tokens"
+            )
+    return plain
+
+
+def checked(encode: Callable[..., Any], text: Any, *, add_special_tokens: bool) -> Any:
+    """`encode(text)`; the library's "must be str" also means half of a surrogate pair, which is no
+    character."""
+    try:
+        return encode(text, add_special_tokens=add_special_tokens)
+    except TypeError as error:
+        texts = text if isinstance(text, list) else [text]
+        for item in texts:
+            if isinstance(item, str) and any("\ud800" <= char <= "\udfff" for char in item):
+                raise DataError(
+                    "the text holds half of a surrogate pair (\\ud800 to \\udfff), which is not a character;"
+                    " write the character itself, or remove it"
+                ) from None
+        raise TypeError(f"a tokenizer takes text, not {[type(item).__name__ for item in texts]}") from error

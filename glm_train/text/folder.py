@@ -1,0 +1,130 @@
+"""The tokenizer files of a model folder, read once and checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from glm_train.errors import CheckpointError
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+# The names under which a template sees a tokenizer's special tokens, in the order that transformers gives
+# them.
+NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """The bytes of the files, so that a copy saved later equals what was loaded, and where they came from."""
+
+    source: str
+    content: Mapping[str, bytes] = field(repr=False)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """tokenizer_config.json, completed from special_tokens_map.json where it says nothing of added
+        tokens."""
+        config = self._json("tokenizer_config.json")
+        if "added_tokens_decoder" not in config:
+            config |= self._json("special_tokens_map.json")
+        return config
+
+    @cached_property
+    def named_tokens(self) -> dict[str, str]:
+        """`eos_token`, `pad_token`, ... -> spelling, for those that the folder names."""
+        found = {name: self.config.get(name) for name in NAMED_TOKENS}
+        return {name: self._spelling(name, token) for name, token in found.items() if token is not None}
+
+    @cached_property
+    def declared_specials(self) -> dict[str, str]:
+        """Spelling -> the configuration key that declares it a special token."""
+        declared = {spelling: name for name, spelling in self.named_tokens.items()}
+        for key in ("additional_special_tokens", "extra_special_tokens"):
+            tokens = self.config.get(key) or []
+            for token in tokens.values() if isinstance(tokens, dict) else tokens:
+                declared.setdefault(self._spelling(key, token), key)
+        return declared
+
+    @cached_property
+    def templates(self) -> dict[str, str]:
+        """Chat templates by name: the single one is `default`. chat_template.jinja wins over
+        tokenizer_config.json."""
+        if "chat_template.jinja" in self.content:
+            return {"default": self._text("chat_template.jinja")}
+        found = self.config.get("chat_template")
+        if found is None:
+            return {}
+        entries = [{"name": "default", "template": found}] if isinstance(found, str) else found
+        try:
+            templates = {entry["name"]: entry["template"] for entry in entries}
+            if all(isinstance(part, str) for pair in templates.items() for part in pair):
+                return templates
+        except (TypeError, KeyError):
+            pass
+        raise CheckpointError(
+            f"{self.source}/tokenizer_config.json: chat_template must be a string or a list of"
+            ' {"name": ..., "template": ...}'
+        )
+
+    def _text(self, name: str) -> str:
+        try:
+            return self.content[name].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{self.source}/{name} is not UTF-8 text ({error})") from None
+
+    def _json(self, name: str) -> dict[str, Any]:
+        if name not in self.content:
+            return {}
+        try:
+            value = json.loads(self._text(name))
+        except json.JSONDecodeError as error:
+            raise CheckpointError(
+                f"{self.source}/{name}:{error.lineno}: broken JSON ({error.msg}); download the file again"
+            ) from None
+        if not isinstance(value, dict):
+            raise CheckpointError(
+                f"{self.source}/{name}: expected a JSON object, found {type(value).__name__}"
+            )
+        return value
+
+    def _spelling(self, key: str, token: Any) -> str:
+        """A token is written as a string, or as an object with its flags (`AddedToken`)."""
+        spelling = token.get("content") if isinstance(token, dict) else token
+        if not isinstance(spelling, str):
+            raise CheckpointError(
+                f"{self.source}/tokenizer_config.json: {key} must name a token, found {token!r}"
+            )
+        return spelling
+
+
+def read_tokenizer_files(folder: Path) -> TokenizerFiles:
+    """Read the tokenizer files that `folder` holds. `CheckpointError` where it is no folder or lacks
+    tokenizer.json."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder")
+    content: dict[str, bytes] = {}
+    for name in TOKENIZER_FILES:
+        path = folder / name
+        if path.is_file():
+            try:
+                content[name] = path.read_bytes()
+            except OSError as error:
+                raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+    if "tokenizer.json" not in content:
+        cure = "download the model again with its tokenizer"
+        if (folder / "tokenizer.model").is_file():
+            cure = (
+                "its tokenizer.model is the older ChatGLM layout: use the model's -hf folder, which has one"
+            )
+        raise CheckpointError(f"{folder} has no tokenizer.json; {cure}")
+    return TokenizerFiles(source=str(folder), content=content)
