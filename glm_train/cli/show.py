@@ -1,0 +1,27 @@
+"""`glm-train show RECIPE [key=value ...]`: the resolved, checked configuration as YAML on stdout."""
+
+from __future__ import annotations
+
+import argparse
+
+from glm_train.config.compose import compose
+from glm_train.config.yaml_text import to_yaml
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "show",
+        help="print the resolved configuration of a run, without starting it",
+        description="Print the whole configuration that `fit` would run, checked. It is itself a recipe.",
+    )
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help="a name from `glm-train recipes`, or a path to a YAML file"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    print(to_yaml(compose(args.recipe, args.overrides)), end="")
+    return 0

@@ -1,0 +1,45 @@
+"""What a value must satisfy beyond its type. Written in a field's annotation, checked in `convert.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A bound on a value: `wanted` completes the sentence "must be ..."."""
+
+    wanted: str
+    holds: Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Values that other tools take and this one does not, each with the reason and the cure."""
+
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Home:
+    """Marks a path, where a leading `~` means the home directory: the shell leaves `key=~/x` as it is."""
+
+
+AtLeastOne = Annotated[int, Limit("at least 1", lambda value: value >= 1)]
+NotNegative = Annotated[int, Limit("0 or more", lambda value: value >= 0)]
+Seed = Annotated[int, Limit("from 0 to 4294967295", lambda value: 0 <= value < 2**32)]
+OneForNow = Annotated[
+    int, Limit("1: this version trains on one device of one machine", lambda value: value == 1)
+]
+
+Positive = Annotated[float, Limit("above 0", lambda value: value > 0)]
+NotNegativeReal = Annotated[float, Limit("0 or more", lambda value: value >= 0)]
+Ratio = Annotated[float, Limit("from 0 to 1", lambda value: 0 <= value <= 1)]
+Share = Annotated[float, Limit("above 0 and below 1", lambda value: 0 < value < 1)]
+Beta = Annotated[float, Limit("from 0 up to, not including, 1", lambda value: 0 <= value < 1)]
+
+Text = Annotated[str, Limit("something, not an empty text", lambda value: value.strip() != "")]
+FilePath = Annotated[str, Home(), Limit("a path, not an empty text", lambda value: value.strip() != "")]
+FilePaths = Annotated[tuple[FilePath, ...], Limit("at least one file", lambda value: len(value) >= 1)]

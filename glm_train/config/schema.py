@@ -1,0 +1,275 @@
+"""Every setting of a run, with its unit, default and limits. The defaults live here and nowhere else.
+
+A group (`model`, `schedule`, ...) has one dataclass for each of its choices, told apart by the field `name`;
+the file `conf/<group>/<name>.yaml` picks it. So a key that the choice does not read cannot be set at all.
+Fields without a default must come from the recipe or the command line. `None` is written `null` in YAML.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from glm_train.config.limits import (
+    AtLeastOne,
+    Beta,
+    FilePath,
+    FilePaths,
+    NotNegative,
+    NotNegativeReal,
+    OneForNow,
+    Positive,
+    Ratio,
+    Refusal,
+    Seed,
+    Share,
+    Text,
+)
+
+_FP16 = "the activations of GLM-4 pass the largest fp16 number and the loss becomes nan; use bf16-mixed"
+_PURE_BF16 = (
+    "bf16 weights are too coarse for the small updates of a full fine-tune: most would be rounded away; "
+    "use bf16-mixed, which keeps the weights in fp32"
+)
+
+Dtype = Annotated[
+    Literal["auto", "fp32"], Refusal({"bf16": _PURE_BF16, "bfloat16": _PURE_BF16, "fp16": _FP16})
+]
+Precision = Annotated[
+    Literal["fp32", "bf16-mixed"],
+    Refusal(
+        {
+            "16": _FP16,
+            "fp16": _FP16,
+            "16-mixed": _FP16,
+            "16-true": _FP16,
+            "fp16-mixed": _FP16,
+            "bf16": "say which: bf16-mixed keeps the weights in fp32 and computes in bf16",
+            "bf16-true": _PURE_BF16,
+            "32": "it is written fp32 here",
+            "32-true": "it is written fp32 here",
+        }
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlmModelSettings:
+    """The model that is trained."""
+
+    name: Literal["glm"] = "glm"
+    path: FilePath  # a model folder, or the id of one on the Hugging Face hub
+    dtype: Dtype = "auto"  # of the weights while they train; auto: fp32
+    attention: Literal["auto", "sdpa", "varlen", "flex"] = (
+        "auto"  # backend; auto: the fastest that the device has
+    )
+    rope_theta: Positive | None = None  # base of the rotary angles; null: as in the model's config.json
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatTask:
+    """Next-token prediction on the trained turns of conversations."""
+
+    name: Literal["chat"] = "chat"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatData:
+    """Conversations: which files, how they become tokens, which tokens are trained."""
+
+    name: Literal["chat"] = "chat"
+    train: FilePaths  # one file or a list
+    validation: FilePaths | None = (
+        None  # one file or a list; null: no validation, unless validation_fraction is set
+    )
+    validation_fraction: Share | None = None  # share of the training conversations held out for validation
+    format: Literal["auto", "messages"] = "auto"  # layout of a record; auto: recognised
+    max_length: AtLeastOne = 2048  # tokens of one conversation
+    train_on: Literal["assistant", "last_assistant", "all"] = "assistant"  # which turns carry the loss
+    truncation: Literal["oldest_turns", "drop", "error"] = "oldest_turns"  # of conversations over max_length
+    packing: bool = True  # several conversations in one microbatch, none seeing another
+    workers: NotNegative = 0  # loader processes beside the main one
+    cache_dir: FilePath | None = None  # where prepared examples are kept; null: the user's cache directory
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoAdapter:
+    """Full fine-tune: every weight of the model is trained."""
+
+    name: Literal["none"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSettings:
+    """The size of one microbatch and how many make an optimizer step."""
+
+    tokens: AtLeastOne | None = None  # most tokens in one microbatch; null: data.max_length
+    documents: AtLeastOne | None = None  # a fixed number of documents in one microbatch instead
+    accumulate: AtLeastOne = 1  # microbatches per optimizer step
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101). The defaults suit a full fine-tune."""
+
+    name: Literal["adamw"] = "adamw"
+    lr: Positive = 1e-5  # peak learning rate
+    weight_decay: NotNegativeReal = 0.01  # per step, times lr; on matrices only, not on norms and biases
+    betas: tuple[Beta, Beta] = (0.9, 0.999)  # decay of the running mean of the gradient and of its square
+    eps: Positive = 1e-8  # added to the root of the second moment
+    clip_norm: Positive | None = 1.0  # largest norm of the whole gradient; null: no clipping
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmUp:
+    """The rise from 0 to the peak that every schedule begins with."""
+
+    warmup_steps: NotNegative | None = None  # optimizer steps; null: from warmup_ratio
+    warmup_ratio: Ratio = 0.0  # share of all optimizer steps
+
+    def resolve_warmup(self, total_steps: int) -> int:
+        """The length of the warm-up in optimizer steps, for a run of `total_steps`."""
+        return self.warmup_steps if self.warmup_steps is not None else round(self.warmup_ratio * total_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineSchedule(WarmUp):
+    """Half a cosine from the peak to the floor."""
+
+    decay_ratio: ClassVar[float] = (
+        0.0  # not a setting here; lets the schedule be read without asking which it is
+    )
+    name: Literal["cosine"] = "cosine"
+    min_lr_ratio: Ratio = 0.0  # the floor, as a share of optim.lr
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearSchedule(WarmUp):
+    """A straight line from the peak to the floor."""
+
+    decay_ratio: ClassVar[float] = 0.0
+    name: Literal["linear"] = "linear"
+    min_lr_ratio: Ratio = 0.0  # the floor, as a share of optim.lr
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstantSchedule(WarmUp):
+    """The peak, to the end."""
+
+    decay_ratio: ClassVar[float] = 0.0
+    min_lr_ratio: ClassVar[float] = 1.0
+    name: Literal["constant"] = "constant"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WsdSchedule(WarmUp):
+    """Warm-up, stable, decay: the peak for most of the run, then down to the floor."""
+
+    name: Literal["wsd"] = "wsd"
+    min_lr_ratio: Ratio = 0.0  # the floor, as a share of optim.lr
+    decay_ratio: Ratio = 0.1  # share of all optimizer steps spent going down
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    """How long, on what, in what precision, and how often it validates, saves and logs."""
+
+    name: Literal["default"] = "default"
+    max_steps: AtLeastOne | None = None  # optimizer steps; with max_epochs, whichever comes first
+    max_epochs: AtLeastOne | None = None  # passes over the training data
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU where there is one
+    devices: OneForNow = 1  # devices of one machine
+    num_nodes: OneForNow = 1  # machines
+    precision: Precision = "fp32"  # of the computation; the weights are fp32 in both
+    validate_every: AtLeastOne | None = None  # optimizer steps; null: at the end of each epoch
+    save_every: AtLeastOne | None = (
+        None  # optimizer steps between resume states; null: at the end of each epoch
+    )
+    log_every: AtLeastOne = 10  # optimizer steps
+    keep: AtLeastOne = 2  # newest resume states kept on disk
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleDevice:
+    """One process on one device."""
+
+    name: Literal["single"] = "single"
+    activation_checkpointing: Literal["none", "full"] = (
+        "none"  # full: much less memory, about a third more compute
+    )
+    compile: bool = False  # torch.compile each layer: slow first step, faster later ones
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoLogger:
+    """No tracker. metrics.csv is written all the same."""
+
+    name: Literal["none"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CsvLogger:
+    """metrics.csv in the run folder, and nothing else."""
+
+    name: Literal["csv"] = "csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WandbLogger:
+    """Weights & Biases. The API key is read from WANDB_API_KEY or `wandb login`, never from here."""
+
+    name: Literal["wandb"] = "wandb"
+    project: Text = "glm-train"
+    entity: Text | None = None  # user or team; null: the account's default
+    mode: Literal["auto", "online", "offline"] = "auto"  # auto: online where a key is found, else offline
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorBoardLogger:
+    """TensorBoard event files in the run folder."""
+
+    name: Literal["tensorboard"] = "tensorboard"
+
+
+Schedule = CosineSchedule | LinearSchedule | ConstantSchedule | WsdSchedule
+Logger = NoLogger | CsvLogger | WandbLogger | TensorBoardLogger
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run. Made by `compose`, which checks it; printed by `to_yaml`."""
+
+    model: GlmModelSettings
+    task: ChatTask = ChatTask()
+    data: ChatData
+    adapter: NoAdapter = NoAdapter()
+    batch: BatchSettings = BatchSettings()
+    optim: AdamW = AdamW()
+    schedule: Schedule = CosineSchedule()
+    trainer: TrainerSettings
+    parallel: SingleDevice = SingleDevice()
+    logger: Logger = CsvLogger()
+    seed: Seed = 0  # of the data order and of every random number
+    resume: Text = "never"  # never; auto: from the newest valid state in output_dir; or the path of a state
+    output_dir: FilePath | None = None  # the run folder; null: runs/<recipe>/<time>
+    run_name: Text | None = None  # shown by loggers; null: the name of the run folder
+
+
+CHOICES: dict[str, dict[str, type]] = {
+    "model": {"glm": GlmModelSettings},
+    "task": {"chat": ChatTask},
+    "data": {"chat": ChatData},
+    "adapter": {"none": NoAdapter},
+    "optim": {"adamw": AdamW},
+    "schedule": {
+        "cosine": CosineSchedule,
+        "linear": LinearSchedule,
+        "constant": ConstantSchedule,
+        "wsd": WsdSchedule,
+    },
+    "trainer": {"default": TrainerSettings},
+    "parallel": {"single": SingleDevice},
+    "logger": {"none": NoLogger, "csv": CsvLogger, "wandb": WandbLogger, "tensorboard": TensorBoardLogger},
+}
+
+SECTIONS: dict[str, type] = {"batch": BatchSettings}

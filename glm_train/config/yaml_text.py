@@ -1,0 +1,46 @@
+"""A `RunConfig` as YAML, in the order of the schema. It is itself a recipe for the same `RunConfig`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import yaml
+
+from glm_train.config.schema import RunConfig
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Plain nested values, lists for tuples, every key spelt out, a group's name before its settings."""
+    return _plain(dataclasses.asdict(config))
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The text of `config.yaml` and of `glm-train show`: every key, in a fixed order."""
+    return yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        name = {"name": value["name"]} if "name" in value else {}
+        return {**name, **{key: _plain(item) for key, item in value.items()}}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes floats as YAML 1.1 and 1.2 both read them, and no anchors for repeated lists."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _write_float(dumper: _Dumper, value: float) -> yaml.ScalarNode:
+    text = repr(value)
+    if "e" in text and "." not in text:
+        text = text.replace("e", ".0e")  # 1e-05 would be read as a text
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
+
+
+_Dumper.add_representer(float, _write_float)
