@@ -8,7 +8,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from glm_train.errors import CheckpointError, DataError, nearest
-from glm_train.text.control import GLM_CONTROL_TOKENS, ControlTokens
+from glm_train.text.control import GLM_CONTROL_TOKENS, HALF_CHARACTER, ControlTokens
 from glm_train.text.folder import TokenizerFiles
 
 
@@ -101,8 +101,5 @@ def checked(encode: Callable[..., Any], text: Any, *, add_special_tokens: bool) 
         texts = text if isinstance(text, list) else [text]
         for item in texts:
             if isinstance(item, str) and any("\ud800" <= char <= "\udfff" for char in item):
-                raise DataError(
-                    "the text holds half of a surrogate pair (\\ud800 to \\udfff), which is not a character;"
-                    " write the character itself, or remove it"
-                ) from None
+                raise DataError(f"the text {HALF_CHARACTER}") from None
         raise TypeError(f"a tokenizer takes text, not {[type(item).__name__ for item in texts]}") from error

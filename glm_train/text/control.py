@@ -38,6 +38,12 @@ GLM_CONTROL_TOKENS = (
     "<|end_of_video|>",
 )
 
+# JSON can spell what UTF-8 cannot: the tail of a message about such text.
+HALF_CHARACTER = (
+    "holds half of a surrogate pair (\\ud800 to \\udfff), which is not a character;"
+    " write the character itself, or remove it"
+)
+
 
 class ControlTokens:
     """The control tokens of one tokenizer: spelling -> id."""

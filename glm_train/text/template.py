@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from importlib.resources import files
@@ -115,7 +115,8 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
-        for block in tree.find_all((nodes.For, nodes.Macro)):
+        blocks: Iterator[Any] = tree.find_all((nodes.For, nodes.Macro))
+        for block in blocks:
             tick = nodes.Call(nodes.Name(_TICK, "load"), [], [], None, None)
             statement = nodes.ExprStmt(tick).set_lineno(block.lineno).set_environment(self)
             block.body.insert(0, statement)
