@@ -81,6 +81,11 @@ class GlmModel(nn.Module):
             raise ValueError(f"unknown attention backend {backend!r}; expected one of {', '.join(BACKENDS)}")
         self.attention_backend = backend
 
+    def set_rope_theta(self, theta: float) -> None:
+        """Change the base of the rotary angles, in the config too."""
+        self.config.rope_theta = theta
+        self._inverse_frequencies = inverse_frequencies(self.config)
+
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embed_tokens
 

@@ -74,7 +74,7 @@ class GlmForCausalLM(nn.Module):
             cu_seqlens=cu_seqlens,
             max_seqlen=max_seqlen,
         )
-        logits = self.lm_head(_kept(body.last_hidden_state, logits_to_keep or num_logits_to_keep))
+        logits = self.lm_head(_kept(body.last_hidden_state, num_logits_to_keep or logits_to_keep))
         loss = None if labels is None else causal_lm_loss(logits, labels, cu_seqlens, num_items_in_batch)
         output = CausalLMOutput(loss, logits, body.past_key_values, body.hidden_states)
         return output.to_tuple() if return_dict is False else output

@@ -48,7 +48,7 @@ def test_padded_batches_equal_transformers(variant: str, side: str) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_packed_row_equals_its_documents_run_alone(variant: str) -> None:
     ours, reference = pair(variant)
-    ids, mask, labels = batch("right")
+    ids, _, labels = batch("right")
     rows = [(ids[r, :n], labels[r, :n]) for r, n in enumerate(LENGTHS)]
     edges = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0).tolist()], dtype=torch.int32)
     packed = ours(

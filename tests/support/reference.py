@@ -18,7 +18,7 @@ def pair(variant: str, seed: int = 0) -> tuple[GlmForCausalLM, nn.Module]:
     torch.manual_seed(seed)
     ours = GlmForCausalLM(config)
     with torch.no_grad():  # norms and biases too, which start as ones and zeros
-        for name, parameter in ours.named_parameters():
+        for parameter in ours.parameters():
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
     reference = transformers_model(config)

@@ -1,0 +1,306 @@
+"""Settings become objects here and nowhere else."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+
+from glm_train import dist
+from glm_train.callbacks.csv_logger import CsvLogger
+from glm_train.callbacks.metrics import MetricsLogger
+from glm_train.callbacks.peak_flops import peak_flops
+from glm_train.callbacks.preemption import StopOnSignal
+from glm_train.callbacks.progress import ProgressReport
+from glm_train.callbacks.resume import ResumeState
+from glm_train.callbacks.validation import ValidationSchedule
+from glm_train.checkpoint.pretrained import GlmForCausalLM, check_vocabulary
+from glm_train.data.datamodule import GlmDataModule
+from glm_train.data.plan import PLAN_VERSION, count_microbatches
+from glm_train.data.prepare import ExampleStore, prepare_chat
+from glm_train.data.split import split_store
+from glm_train.errors import ConfigError, DataError
+from glm_train.model.config import GlmConfig
+from glm_train.model.flops import training_flops
+from glm_train.optim.groups import parameter_groups
+from glm_train.optim.optimizers import build_optimizer
+from glm_train.optim.schedules import schedule_factor
+from glm_train.parallel.parallelize import parallelize
+from glm_train.run_folder import RunFolder
+from glm_train.tasks.chat import ChatTask
+from glm_train.text.tokenizer import GlmTokenizer
+
+if TYPE_CHECKING:
+    from glm_train.config.schema import RunConfig
+
+_PRECISION = {"fp32": "32-true", "bf16-mixed": "bf16-mixed"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The arithmetic of a run: how tokens become steps."""
+
+    microbatches_per_step: int  # over all ranks
+    microbatches_per_epoch: int
+    steps_per_epoch: int
+    total_steps: int
+    token_budget: int | None
+    documents: int | None
+
+    @property
+    def epochs(self) -> float:
+        return self.total_steps / self.steps_per_epoch
+
+
+def device_type(config: RunConfig) -> str:
+    """`cpu` or `cuda`; refuses a GPU that is not there."""
+    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("trainer.accelerator=gpu: torch sees no GPU here; use trainer.accelerator=cpu")
+    return "cuda" if config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def build_tokenizer(config: RunConfig) -> tuple[GlmTokenizer, GlmConfig]:
+    """The tokenizer, checked to belong to the model's config."""
+    model_config = GlmConfig.from_pretrained(config.model.path)
+    tokenizer = GlmTokenizer.from_pretrained(config.model.path)
+    check_vocabulary(model_config, tokenizer)
+    return tokenizer, model_config
+
+
+def build_data(config: RunConfig, tokenizer: GlmTokenizer) -> tuple[ExampleStore, ExampleStore | None]:
+    """Training and validation examples, tokenised, from the cache where it has them."""
+    settings = config.data
+    if settings.validation is not None and settings.validation_fraction is not None:
+        raise ConfigError("data.validation and data.validation_fraction are both set: remove one")
+    prepare = partial(
+        prepare_chat,
+        tokenizer=tokenizer,
+        format=settings.format,
+        train_on=settings.train_on,
+        max_length=settings.max_length,
+        truncation=settings.truncation,
+        cache_dir=settings.cache_dir,
+        workers=settings.workers,
+    )
+    train = prepare(_as_list(settings.train))
+    if settings.validation is not None:
+        return train, prepare(_as_list(settings.validation))
+    if settings.validation_fraction is not None:
+        return split_store(train, settings.validation_fraction, seed=config.seed)
+    return train, None
+
+
+def build_plan(config: RunConfig, train: ExampleStore) -> Plan:
+    """How many microbatches and steps the run has."""
+    documents = config.batch.documents
+    if documents is None and not config.data.packing:
+        documents = 1
+    budget = None if documents is not None else (config.batch.tokens or config.data.max_length)
+    microbatches = count_microbatches(train.lengths, token_budget=budget, documents=documents)
+    per_step = config.batch.accumulate * dist.world_size()
+    steps = -(-microbatches // per_step)
+    limits = [config.trainer.max_steps, config.trainer.max_epochs and config.trainer.max_epochs * steps]
+    total = min(limit for limit in limits if limit is not None)
+    return Plan(per_step, microbatches, steps, total, budget, documents)
+
+
+def plan_position(config: RunConfig, plan: Plan, train: ExampleStore) -> dict[str, Any]:
+    """What a step number means: two runs with equal positions see the same steps."""
+    return {
+        "data": train.fingerprint,
+        "seed": config.seed,
+        "microbatches_per_step": plan.microbatches_per_step,
+        "token_budget": plan.token_budget,
+        "documents": plan.documents,
+        "plan_version": PLAN_VERSION,
+    }
+
+
+def build_model(config: RunConfig) -> GlmForCausalLM:
+    """The model with its weights in fp32, ready to be trained."""
+    model = GlmForCausalLM.from_pretrained(config.model.path, dtype=torch.float32)
+    if config.model.rope_theta is not None:
+        model.model.set_rope_theta(config.model.rope_theta)
+    if config.model.attention == "varlen" and device_type(config) == "cpu":
+        raise ConfigError("model.attention=varlen needs a GPU; use model.attention=auto or sdpa")
+    model.model.set_attention(config.model.attention)
+    parallelize(
+        model,
+        activation_checkpointing=config.parallel.activation_checkpointing,
+        compile=config.parallel.compile,
+    )
+    return model
+
+
+def build_task(config: RunConfig, model: GlmForCausalLM, plan: Plan) -> ChatTask:
+    optim, schedule = config.optim, config.schedule
+
+    def optimizer(module: torch.nn.Module) -> torch.optim.Optimizer:
+        groups = parameter_groups(module, optim.weight_decay)
+        return build_optimizer(optim.name, groups, lr=optim.lr, betas=optim.betas, eps=optim.eps)
+
+    def learning_rate(step: int) -> float:
+        return optim.lr * schedule_factor(
+            schedule.name,
+            step,
+            total_steps=plan.total_steps,
+            warmup_steps=schedule.resolve_warmup(plan.total_steps),
+            min_lr_ratio=schedule.min_lr_ratio,
+            decay_ratio=schedule.decay_ratio,
+        )
+
+    return ChatTask(model, optimizer=optimizer, learning_rate=learning_rate, clip_norm=optim.clip_norm)
+
+
+def build_datamodule(
+    config: RunConfig, plan: Plan, train: ExampleStore, validation: ExampleStore | None, start_step: int
+) -> GlmDataModule:
+    longest = 0 if validation is None else int(validation.lengths.max())
+    return GlmDataModule(
+        train,
+        validation,
+        seed=config.seed,
+        microbatches_per_step=plan.microbatches_per_step,
+        token_budget=plan.token_budget,
+        documents=plan.documents,
+        start_step=start_step,
+        total_steps=plan.total_steps,
+        validation_tokens=max(longest, plan.token_budget or 0),
+        workers=config.data.workers,
+    )
+
+
+def build_callbacks(
+    config: RunConfig,
+    folder: RunFolder,
+    plan: Plan,
+    train: ExampleStore,
+    model: GlmForCausalLM,
+    restored: Any,
+) -> list[Callback]:
+    peak = peak_flops(torch.cuda.get_device_name()) if device_type(config) == "cuda" else None
+    flops = training_flops(model.config, train.lengths.tolist(), int(train.trained.sum()))
+    metrics = MetricsLogger(
+        log_every=config.trainer.log_every,
+        total_steps=plan.total_steps,
+        steps_per_epoch=plan.steps_per_epoch,
+        flops_per_token=flops / int(train.lengths.sum()),
+        peak_flops=peak,
+        tokens_before=restored[1]["tokens"] if restored else 0,
+    )
+    state = ResumeState(
+        folder.checkpoints,
+        every=config.trainer.save_every or plan.steps_per_epoch,
+        keep=config.trainer.keep,
+        position=plan_position(config, plan, train),
+        metrics=metrics,
+        restored=restored,
+    )
+    # Order matters: values are logged before they are shown, and all rows of a step before its state is saved.
+    return [
+        ValidationSchedule(config.trainer.validate_every or plan.steps_per_epoch),
+        metrics,
+        ProgressReport(metrics),
+        state,
+        StopOnSignal(state.save),
+    ]
+
+
+def build_loggers(config: RunConfig, folder: RunFolder, resumed_step: int) -> list[Logger]:
+    loggers: list[Logger] = [CsvLogger(folder.metrics, resumed_step)]
+    name = config.run_name or folder.path.name
+    if config.logger.name == "wandb":
+        loggers.append(_wandb(config.logger, name, folder))
+    elif config.logger.name == "tensorboard":
+        try:
+            from lightning.pytorch.loggers import TensorBoardLogger
+
+            loggers.append(TensorBoardLogger(str(folder.path), name="tensorboard", version=""))
+        except ModuleNotFoundError:
+            raise ConfigError(
+                'logger=tensorboard needs the tensorboard package: pip install "glm-train[tensorboard]"'
+            ) from None
+    return loggers
+
+
+def _wandb(settings: Any, name: str, folder: RunFolder) -> Logger:
+    from lightning.pytorch.loggers import WandbLogger
+
+    mode = settings.mode
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE") or ("online" if _has_wandb_key() else "offline")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    return WandbLogger(
+        name=name,
+        project=settings.project,
+        entity=settings.entity,
+        save_dir=str(folder.path),
+        offline=mode == "offline",
+        log_model=False,
+    )
+
+
+def _has_wandb_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    return netrc.is_file() and "wandb" in netrc.read_text(encoding="utf-8", errors="replace")
+
+
+def latest_metrics(callbacks: list[Callback]) -> dict[str, float]:
+    """The newest value of every scalar."""
+    return next(c.latest for c in callbacks if isinstance(c, MetricsLogger))
+
+
+def build_trainer(
+    config: RunConfig, folder: RunFolder, callbacks: list[Callback], loggers: list[Logger]
+) -> Trainer:
+    quiet_lightning()
+    return Trainer(
+        accelerator=device_type(config),
+        devices=1,
+        precision=_PRECISION[config.trainer.precision],  # type: ignore[arg-type]
+        max_epochs=1,  # the loader runs through all epochs of the plan as one
+        callbacks=callbacks,
+        logger=loggers,
+        default_root_dir=str(folder.path),
+        check_val_every_n_epoch=1,
+        val_check_interval=1.0,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def quiet_lightning() -> None:
+    """No tips, no device banner: what the user must know is said by us."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\.")
+
+
+def refuse_other_plan(saved: dict[str, Any], now: dict[str, Any], state: Path) -> None:
+    """A state counts steps of its own plan; going on under another would skip or repeat examples."""
+    changed = [
+        f"{key} was {saved.get(key)!r} and is {now[key]!r}" for key in now if saved.get(key) != now[key]
+    ]
+    if changed:
+        raise ConfigError(
+            f"{state}: cannot be resumed, because the plan of steps has changed:\n" + "\n".join(changed)
+        )
+
+
+def _as_list(files: str | list[str]) -> list[str]:
+    if isinstance(files, (list, tuple)) and not files:
+        raise DataError("data.train is an empty list: name at least one file")
+    return [files] if isinstance(files, str) else list(files)

@@ -1,0 +1,84 @@
+"""`metrics.csv` of a run: one row a step, first columns step and epoch."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+FIRST_COLUMNS = ("step", "epoch")
+
+
+class CsvLogger(Logger):
+    """Writes every logged scalar. A file of an earlier part of the run is continued, from `resumed_step` on.
+
+    Rows after `resumed_step` belong to steps that are about to run again, so they are dropped first.
+    """
+
+    def __init__(self, path: Path, resumed_step: int = 0) -> None:
+        super().__init__()
+        self.path = path
+        self._columns = list(FIRST_COLUMNS)
+        self._rows: list[dict[str, str]] = []
+        self._pending: dict[str, str] = {}
+        if path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                self._columns = list(reader.fieldnames or FIRST_COLUMNS)
+                self._rows = [row for row in reader if int(row["step"]) <= resumed_step]
+            self._write_all()
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the settings are in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add values to the row of `step`; the row is written when another step begins, or on `save`."""
+        if self._pending and self._pending["step"] != str(step):
+            self.save()
+        self._pending["step"] = str(step)
+        self._pending.update({name: f"{value:.8g}" for name, value in metrics.items()})
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the row that is still open."""
+        if not self._pending:
+            return
+        row, self._pending = self._pending, {}
+        if self._rows and self._rows[-1]["step"] == row["step"]:
+            self._rows[-1].update(row)
+            rewrite = True
+        else:
+            self._rows.append(row)
+            rewrite = False
+        new = [name for name in row if name not in self._columns]
+        self._columns += new
+        if new or rewrite or not self.path.exists():
+            self._write_all()
+        else:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self._columns, restval="").writerow(row)
+
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    def _write_all(self) -> None:
+        """Write the whole file beside the old one and put it in its place."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".csv.tmp")
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns, restval="")
+            writer.writeheader()
+            writer.writerows(self._rows)
+        partial.replace(self.path)

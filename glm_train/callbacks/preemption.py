@@ -1,0 +1,59 @@
+"""SIGTERM and Ctrl-C: finish the step, save, stop. A second Ctrl-C stops at once."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from glm_train.tasks.base import GlmTask
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(Exception):
+    """A signal ended the run after its state was saved."""
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}")
+        self.exit_code = 128 + signum
+
+
+class StopOnSignal(Callback):
+    """Calls `save` at the next step boundary after a signal and raises `Stopped`."""
+
+    def __init__(self, save: Callable[[Trainer, GlmTask], None]) -> None:
+        self._save = save
+        self._signum: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
+        # Here, not earlier: Lightning puts its own handlers in place when it starts, which exit with 0.
+        self._before = {signum: signal.signal(signum, self._note) for signum in _SIGNALS}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(task, GlmTask)
+        if self._signum is not None:
+            self._save(trainer, task)
+            raise Stopped(self._signum, task.step)
+
+    def on_train_end(self, trainer: Trainer, task: LightningModule) -> None:
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, task: LightningModule, exception: BaseException) -> None:
+        self._restore()
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        if self._signum is not None and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signum = signum
+
+    def _restore(self) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        self._before = {}

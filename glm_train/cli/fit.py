@@ -1,0 +1,54 @@
+"""`glm-train fit RECIPE`: train."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("fit", help="train", description="Train as a recipe says.")
+    parser.add_argument("recipe", help="a name that `glm-train recipes` lists, or the path of a YAML file")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings that differ from the recipe's"
+    )
+    parser.add_argument(
+        "-m",
+        "--multirun",
+        action="store_true",
+        help="run every combination of values like optim.lr=1e-3,1e-4",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.multirun:
+        from glm_train.cli.sweep import sweep
+
+        return sweep(args.recipe, args.overrides)
+    from glm_train.config.compose import compose
+
+    config = compose(args.recipe, args.overrides)
+    from glm_train.callbacks.preemption import Stopped
+    from glm_train.run import fit
+
+    try:
+        result = fit(config, args.recipe)
+    except Stopped as stopped:
+        print(f"glm-train: {stopped}; its state is saved. Go on with resume=auto", file=sys.stderr)
+        return stopped.exit_code
+    path = os.path.relpath(result.folder.path)
+    shown = path if not path.startswith("..") else str(result.folder.path)
+    values = result.metrics
+    print(f"\ndone        {result.steps:,} steps, train loss {values['train/loss']:.4f}", end="")
+    print(f", val loss {values['val/loss']:.4f}" if "val/loss" in values else "")
+    for name, what in (
+        ("model", "the fine-tuned model, a Hugging Face folder"),
+        ("metrics.csv", "every logged value"),
+        ("report.html", "the curves"),
+    ):
+        print(f"  {Path(shown, name)!s:<50} {what}")
+    print(f'try         glm-train generate {shown} --prompt "..."')
+    return 0

@@ -1,0 +1,98 @@
+"""`glm-train generate RUN_OR_MODEL`: answer prompts, or chat."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from glm_train.errors import ConfigError
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "generate", help="talk to a model", description="Answer each --prompt, or chat when none is given."
+    )
+    parser.add_argument("model", metavar="RUN_OR_MODEL", help="a run folder, a model folder or a hub id")
+    parser.add_argument(
+        "--prompt", action="append", default=[], help="a user message; may be given several times"
+    )
+    parser.add_argument("--system", help="a system message")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=256, help="longest answer, in tokens (default 256)"
+    )
+    parser.add_argument(
+        "--temperature", type=float, help="draw tokens at this temperature; without it, greedy"
+    )
+    parser.add_argument(
+        "--top-p", type=float, help="with --temperature: draw from the likeliest share of mass p"
+    )
+    parser.add_argument("--top-k", type=int, help="with --temperature: draw from the k likeliest tokens")
+    parser.add_argument("--seed", type=int, default=0, help="of the drawing (default 0)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    sampling = _sampling(args)
+    from glm_train.generate import Talker
+    from glm_train.text.chat import Message
+
+    system = [Message("system", args.system)] if args.system else []
+    talker = Talker(args.model)
+    history: list[Message] = []
+    for prompt in args.prompt or _typed():
+        if args.prompt:
+            history = []  # each --prompt is a conversation of its own
+            print(f"> {prompt}")
+        history.append(Message("user", prompt))
+        answer = talker.answer([*system, *history], on_text=_show, **sampling)
+        history.append(Message("assistant", answer.text))
+        ended = f"stopped by {answer.stopped_by}" if answer.stopped_by else "cut by --max-new-tokens"
+        print(f"\n  [{ended}, {answer.tokens} tokens]\n", flush=True)
+    return 0
+
+
+def _sampling(args: argparse.Namespace) -> dict[str, object]:
+    """The arguments of generate; refuses values that have no effect."""
+    if args.max_new_tokens < 1:
+        raise ConfigError(f"--max-new-tokens {args.max_new_tokens}: must be at least 1")
+    if args.temperature is None:
+        if args.top_p is not None or args.top_k is not None:
+            raise ConfigError(
+                "--top-p and --top-k need --temperature: without it the likeliest token is taken"
+            )
+        return {"max_new_tokens": args.max_new_tokens}
+    if args.temperature <= 0:
+        raise ConfigError(
+            f"--temperature {args.temperature}: must be above 0; leave it out for greedy answers"
+        )
+    if args.top_p is not None and not 0 < args.top_p <= 1:
+        raise ConfigError(f"--top-p {args.top_p}: must be above 0 and at most 1")
+    if args.top_k is not None and args.top_k < 1:
+        raise ConfigError(f"--top-k {args.top_k}: must be at least 1")
+    return {
+        "max_new_tokens": args.max_new_tokens,
+        "do_sample": True,
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "top_k": args.top_k,
+        "seed": args.seed,
+    }
+
+
+def _typed():  # type: ignore[no-untyped-def]
+    """User messages typed at the terminal, or the lines of standard input, until it ends."""
+    interactive = sys.stdin.isatty()
+    if interactive:
+        print("A chat; an empty line or Ctrl-D ends it.")
+    while True:
+        try:
+            line = input("> " if interactive else "")
+        except EOFError:
+            return
+        if not line.strip():
+            return
+        yield line
+
+
+def _show(text: str) -> None:
+    print(text, end="", flush=True)

@@ -1,0 +1,75 @@
+"""Talk to a model: a prompt in, an answer out, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glm_train.checkpoint.pretrained import GlmForCausalLM, check_vocabulary
+from glm_train.run_folder import find_model
+from glm_train.text.chat import Conversation, Message, encode_prompt
+from glm_train.text.tokenizer import GlmTokenizer
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply without its stop token, which token ended it (None: the length limit), and its tokens."""
+
+    text: str
+    stopped_by: str | None
+    tokens: int
+
+
+class Talker:
+    """A model and its tokenizer, loaded once for several prompts: of a run, a model folder or a hub id."""
+
+    def __init__(self, run_or_model: str, device: str | None = None) -> None:
+        folder = find_model(run_or_model)
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.tokenizer = GlmTokenizer.from_pretrained(folder)
+        dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
+        self.model: Any = GlmForCausalLM.from_pretrained(folder, dtype=dtype, device=self.device).eval()
+        check_vocabulary(self.model.config, self.tokenizer)
+
+    def answer(
+        self, messages: list[Message], *, on_text: Callable[[str], None] | None = None, **sampling: Any
+    ) -> Answer:
+        """The assistant's reply to `messages`. `on_text` gets the reply's text piece by piece as it is made.
+
+        `sampling` goes to `GlmForCausalLM.generate`.
+        """
+        prompt = encode_prompt(self.tokenizer, Conversation(tuple(messages), None))
+        ids = torch.tensor([prompt], device=self.device)
+        stream = _TextStream(self.tokenizer, self.model.config.eos_token_ids, on_text)
+        out = self.model.generate(ids, streamer=stream, **sampling)[0, len(prompt) :].tolist()
+        stopped = out[-1] in self.model.config.eos_token_ids
+        return Answer(
+            text=self.tokenizer.decode(out[:-1] if stopped else out).removeprefix("\n"),
+            stopped_by=self.tokenizer.decode(out[-1:]) if stopped else None,
+            tokens=len(out),
+        )
+
+
+class _TextStream:
+    """Turns token ids into text as they come. A character whose bytes are spread over tokens waits for the last."""
+
+    def __init__(
+        self, tokenizer: GlmTokenizer, stop_ids: list[int], on_text: Callable[[str], None] | None
+    ) -> None:
+        self._tokenizer, self._stop_ids, self._on_text = tokenizer, stop_ids, on_text
+        self._ids: list[int] = []
+        self._shown = ""
+
+    def __call__(self, tokens_B: Tensor) -> None:
+        token = int(tokens_B[0])
+        if self._on_text is None or token in self._stop_ids:
+            return
+        self._ids.append(token)
+        text = self._tokenizer.decode(self._ids).removeprefix("\n")
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            self._on_text(text[len(self._shown) :])
+            self._shown = text

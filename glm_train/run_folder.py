@@ -1,0 +1,133 @@
+"""Where a run keeps its files, and whether it may write there."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from glm_train.checkpoint.resume import newest_valid
+from glm_train.errors import CheckpointError, ConfigError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run: settings, scalars, resume states and the resulting model."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    def holds_a_run(self) -> bool:
+        """True where any run has written here, finished or not."""
+        return any(p.exists() for p in (self.config, self.metrics, self.checkpoints, self.model))
+
+
+def choose_run_folder(
+    recipe: str, output_dir: str | None, resume: str
+) -> tuple[RunFolder, Path | None, list[str]]:
+    """The folder of the run, the state to go on from (None: from the start), and what to tell the user.
+
+    Nothing is written. `resume` is `never`, `auto` (the newest valid state of `output_dir`) or the path of a run folder
+    or of one of its states. Raises `ConfigError` where the folder holds a run that nobody asked to resume.
+    """
+    if resume == "never":
+        folder = RunFolder(Path(output_dir) if output_dir else _new_folder(recipe))
+        _refuse_occupied(folder)
+        return folder, None, []
+    if resume == "auto":
+        if output_dir is None:
+            raise ConfigError("resume=auto goes on with the run in output_dir: add output_dir=FOLDER")
+        folder = RunFolder(Path(output_dir))
+        state, skipped = newest_valid(folder.checkpoints) if folder.checkpoints.is_dir() else (None, [])
+        notes = [f"skipped {reason}" for reason in skipped]
+        if state is None:
+            if folder.model.exists() or skipped:
+                raise CheckpointError(f"{folder.path}: no valid state to resume from. " + " ".join(notes))
+            notes.append(f"nothing to resume in {folder.path}: starting from the beginning")
+        return folder, state, notes
+    return _from_path(Path(resume), output_dir)
+
+
+def _from_path(path: Path, output_dir: str | None) -> tuple[RunFolder, Path | None, list[str]]:
+    if not path.is_dir():
+        raise ConfigError(
+            f"resume={path}: no such folder. Expected never, auto, a run folder or one of its states"
+        )
+    if (path / "manifest.json").exists():
+        folder, state, notes = RunFolder(path.absolute().parent.parent), path, []
+    else:
+        folder = RunFolder(path)
+        state, skipped = newest_valid(folder.checkpoints) if folder.checkpoints.is_dir() else (None, [])
+        notes = [f"skipped {reason}" for reason in skipped]
+        if state is None:
+            raise CheckpointError(
+                f"resume={path}: no valid state in {folder.checkpoints}. " + " ".join(notes)
+            )
+    if output_dir is not None and Path(output_dir).absolute() != folder.path.absolute():
+        raise ConfigError(
+            f"resume={path} goes on in {folder.path}, but output_dir is {output_dir}: "
+            "remove output_dir, or make it the same"
+        )
+    return folder, state, notes
+
+
+def _new_folder(recipe: str) -> Path:
+    """`runs/<recipe>/<time>`, with a number behind it where two runs begin in one second."""
+    name = Path(recipe).stem if os.sep in recipe or recipe.endswith((".yaml", ".yml")) else recipe
+    base = Path("runs") / name / datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder, number = base, 1
+    while folder.exists():
+        number += 1
+        folder = base.with_name(f"{base.name}_{number}")
+    return folder
+
+
+def _refuse_occupied(folder: RunFolder) -> None:
+    if folder.path.exists() and not folder.path.is_dir():
+        raise ConfigError(f"output_dir={folder.path}: is a file, not a folder")
+    if folder.holds_a_run():
+        raise ConfigError(
+            f"output_dir={folder.path}: already holds a run. Add resume=auto to go on with it, or choose another folder"
+        )
+
+
+def find_model(run_or_model: str) -> Path:
+    """The model folder that a user's word names: a model folder, a run folder, or a folder of runs (its newest run).
+
+    A name that is no local folder is returned as it is: it may be a hub id.
+    """
+    path = Path(run_or_model)
+    if not path.is_dir() or (path / "config.json").exists():
+        return path
+    if (path / "config.yaml").exists():
+        if not (path / "model" / "config.json").exists():
+            raise CheckpointError(
+                f"{path}: this run has no model yet; it did not finish. Resume it with resume={path}"
+            )
+        return path / "model"
+    finished = [p for p in path.iterdir() if (p / "model" / "config.json").exists() and not p.is_symlink()]
+    if not finished:
+        raise CheckpointError(
+            f"{path}: neither a model folder (no config.json) nor a run folder nor a folder of runs"
+        )
+    return max(finished, key=lambda p: (p / "config.yaml").stat().st_mtime) / "model"

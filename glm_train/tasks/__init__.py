@@ -1,0 +1,1 @@
+"""LightningModules: what one optimizer step is, and what validation measures."""

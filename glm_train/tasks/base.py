@@ -1,0 +1,88 @@
+"""The training step that all tasks share.
+
+One item of the loader is one optimizer step: a list of packed microbatches. The task runs them all, so the sum of the
+losses is divided once, by the step's trained-token count from the plan, and accumulation is exact even for the short
+last step of an epoch. (Lightning's own accumulation averages microbatches whatever their token counts are.)
+
+The learning rate is a pure function of the step, so nothing of a schedule has to be saved or restored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from glm_train import dist
+from glm_train.data.collate import PackedBatch
+from glm_train.losses.normalise import mean_over_step
+from glm_train.optim.clip import clip_by_global_norm, refuse_non_finite
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step produced, still on the device: reading a value waits for the GPU."""
+
+    loss: Tensor  # mean over the trained tokens of this rank's share, to be summed over ranks
+    grad_norm: Tensor  # before clipping
+    lr: float
+    tokens: int  # of this rank's microbatches, trained or not
+    trained: int  # of the whole step, all ranks
+
+
+class GlmTask(LightningModule):
+    """A model, its loss, its optimizer. Subclasses say what a microbatch's loss and validation measures are.
+
+    `learning_rate(step)` gives the rate of the step that is about to run. `step` counts optimizer steps that are done,
+    from the beginning of the run, also after a resume; `last` is what the newest of them produced.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        learning_rate: Callable[[int], float],
+        clip_norm: float | None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.step = 0
+        self.last: StepResult | None = None
+        self.validation: dict[str, float] = {}
+        self._make_optimizer = optimizer
+        self._learning_rate = learning_rate
+        self._clip_norm = clip_norm
+
+    def loss_sum(self, batch: PackedBatch) -> Tensor:
+        """The sum of the microbatch's token losses, fp32. With no labels: 0, still attached to every weight."""
+        raise TypeError(f"{type(self).__name__} does not say what its loss is")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self._make_optimizer(self.model)
+
+    def training_step(self, microbatches: Sequence[PackedBatch], _index: int) -> None:
+        optimizer: Any = self.optimizers()
+        lr = self._learning_rate(self.step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        losses = []
+        for batch in microbatches:
+            loss = mean_over_step(self.loss_sum(batch), batch.step_tokens, dist.world_size())
+            self.manual_backward(loss)
+            losses.append(loss.detach())
+        norm = clip_by_global_norm(self.model.parameters(), self._clip_norm)
+        total = torch.stack(losses).sum() / dist.world_size()
+        refuse_non_finite(
+            total, norm, step=self.step + 1, documents=[d for b in microbatches for d in b.documents]
+        )
+        optimizer.step()
+        optimizer.zero_grad()
+        self.step += 1
+        tokens = sum(batch.input_ids.numel() for batch in microbatches)
+        self.last = StepResult(total, norm, lr, tokens, microbatches[0].step_tokens)
