@@ -10,8 +10,8 @@ from glm_train.errors import CheckpointError
 
 # Model folders are flat: JSON, weights, chat templates and the text files of tokenizers.
 MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]
-# Pickles run code when they are read, so they are not even fetched; nor are the copies that hub repositories keep
-# in subfolders (onnx/, original/).
+# Pickles run code when they are read, so they are not even fetched; nor are the copies that hub repositories
+# keep in subfolders (onnx/, original/).
 _NEVER = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.npy", "*.npz", "*/*"]
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _LOCAL_CURE = "Or download the model elsewhere and give the path of its folder."
@@ -20,15 +20,15 @@ _LOCAL_CURE = "Or download the model elsewhere and give the path of its folder."
 def resolve_folder(
     folder_or_hub_id: str | Path, *, revision: str | None = None, allow_patterns: list[str] | None = None
 ) -> Path:
-    """The local folder of a model: `folder_or_hub_id` itself where it exists, else the hub's snapshot of that id.
+    """The local folder of a model: `folder_or_hub_id` itself where it exists, else its snapshot from the hub.
 
     A folder wins over a hub id of the same spelling. A download takes the files that `allow_patterns` match
-    (default: JSON, safetensors, chat templates, tokenizer text files), from the top level only and never a pickle,
-    into the Hugging Face cache (`HF_HOME`), and only what is not there yet. Without a connection the cache alone
-    is used. `revision` is a branch, tag or commit of the hub repository.
+    (default: JSON, safetensors, chat templates, tokenizer text files), from the top level only and never a
+    pickle, into the Hugging Face cache (`HF_HOME`), and only what is not there yet. Without a connection the
+    cache alone is used. `revision` is a branch, tag or commit of the hub repository.
 
-    Raises `CheckpointError`: no such folder, no such model, no access, no connection, or a `revision` that a local
-    folder cannot have.
+    Raises `CheckpointError`: no such folder, no such model, no access, no connection, or a `revision` that a
+    local folder cannot have.
     """
     name = os.fspath(folder_or_hub_id)
     path = Path(name).expanduser() if name else Path("/nonexistent")
@@ -76,8 +76,8 @@ def _download(hub_id: str, revision: str | None, allow_patterns: list[str]) -> P
         )
     except errors.GatedRepoError:
         raise CheckpointError(
-            f"{where}: the hub gives this model only to accounts that accepted its terms. Accept them on its page, "
-            f"then set HF_TOKEN to an access token of that account. {_LOCAL_CURE}"
+            f"{where}: the hub gives this model only to accounts that accepted its terms. Accept them on its "
+            f"page, then set HF_TOKEN to an access token of that account. {_LOCAL_CURE}"
         ) from None
     except errors.RevisionNotFoundError:
         raise CheckpointError(f"{hub_id}: the hub has no revision {revision!r} of this model") from None
@@ -91,12 +91,12 @@ def _download(hub_id: str, revision: str | None, allow_patterns: list[str]) -> P
     except errors.LocalEntryNotFoundError as error:
         if constants.HF_HUB_OFFLINE:
             raise CheckpointError(
-                f"{where}: not a local folder, not complete in the Hugging Face cache, and HF_HUB_OFFLINE forbids "
-                f"downloads. Unset HF_HUB_OFFLINE. {_LOCAL_CURE}"
+                f"{where}: not a local folder, not complete in the Hugging Face cache, and HF_HUB_OFFLINE "
+                f"forbids downloads. Unset HF_HUB_OFFLINE. {_LOCAL_CURE}"
             ) from None
         raise CheckpointError(
-            f"{where}: not a local folder, not complete in the Hugging Face cache, and the hub cannot be reached "
-            f"({_reason(error)}). Check the connection. {_LOCAL_CURE}"
+            f"{where}: not a local folder, not complete in the Hugging Face cache, and the hub cannot be "
+            f"reached ({_reason(error)}). Check the connection. {_LOCAL_CURE}"
         ) from None
     except errors.HfHubHTTPError as error:
         raise CheckpointError(
@@ -104,7 +104,7 @@ def _download(hub_id: str, revision: str | None, allow_patterns: list[str]) -> P
         ) from None
     except OSError as error:
         raise CheckpointError(
-            f"{where}: the download failed: {_reason(error)}. What is already there is kept; run again to go on."
+            f"{where}: the download failed: {_reason(error)}. Run again to go on where it stopped."
         ) from None
 
 

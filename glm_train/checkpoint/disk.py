@@ -1,0 +1,69 @@
+"""What must hold on the disk: files that survive a power cut, and a full disk that is explained."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from glm_train.checkpoint.safetensors_file import WrittenFile
+from glm_train.errors import CheckpointError
+
+# EFBIG: over the user's file size limit (ulimit -f). EDQUOT: over the user's quota.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names in `folder` durable. A file system that cannot do that is taken as it is."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> WrittenFile:
+    """Write a new UTF-8 file and flush it to the disk. Raises OSError, FileExistsError included."""
+    data = text.encode()
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return WrittenFile(len(data), hashlib.sha256(data).hexdigest())
+
+
+def require_room(folder: Path, needed: int, what: str) -> None:
+    """Raise `CheckpointError` when fewer than `needed` bytes are free where `folder` lies."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise CheckpointError(_no_room(folder, needed, what, free))
+
+
+@contextmanager
+def disk_errors(folder: Path, needed: int, what: str) -> Iterator[None]:
+    """Turn an OSError of writing `what` into `folder` to a `CheckpointError`, with sizes for a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            free = shutil.disk_usage(folder).free
+            raise CheckpointError(f"{_no_room(folder, needed, what, free)} ({error.strerror})") from error
+        raise CheckpointError(
+            f"{what} could not be written to {folder}: {error.strerror or error}. "
+            "Nothing that was there before is lost; check the disk and the folder's permissions."
+        ) from error
+
+
+def _no_room(folder: Path, needed: int, what: str, free: int) -> str:
+    return (
+        f"{what} needs {needed} bytes ({needed / 2**30:.2f} GiB) in {folder}, where {free} bytes "
+        f"({free / 2**30:.2f} GiB) are free. Nothing that was there before is lost. Free some space, lift "
+        "the quota or the file size limit, or choose another folder."
+    )
