@@ -1,0 +1,1 @@
+"""From data files to packed batches: records, formats, prepared examples, the plan, and the loaders."""

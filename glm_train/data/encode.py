@@ -1,0 +1,136 @@
+"""Records become token ids, in this process or in several, in file order whatever the number of processes.
+
+    files -> records -> chunks of records -> encoded chunks
+                                             each up to its first fault
+
+A new task brings its own `Encoder` and shares the rest.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from glm_train.data.records import Record, read_records
+from glm_train.errors import DataError
+from glm_train.text.chat import ExampleTooLong
+
+CHUNK_RECORDS = 64
+
+_worker_encoder: Encoder | None = None
+
+
+def encode_files(paths: list[Path], encoder: Encoder, *, workers: int) -> Iterator[Result]:
+    """For each chunk of records: the index of its file, its examples, and the fault that ended it, if any.
+
+    The first fault that comes out is the first one in the files; the caller raises it. With `workers` above 1
+    that many processes encode; each gets the encoder pickled.
+    """
+    chunks = _chunks(paths)
+    if workers > 1:
+        return _encode_parallel(chunks, encoder, workers)
+    return (_encode_chunk(chunk, encoder) for chunk in chunks)
+
+
+def _chunks(paths: list[Path]) -> Iterator[_Chunk]:
+    """Runs of records of one file; a fault of the file ends the last one."""
+    for file, path in enumerate(paths):
+        records: list[Record] = []
+        error = None
+        try:
+            for record in read_records(path):
+                records.append(record)
+                if len(records) == CHUNK_RECORDS:
+                    yield _Chunk(file, records)
+                    records = []
+        except DataError as found:
+            error = found
+        if records or error:
+            yield _Chunk(file, records, error)
+        if error:
+            return
+
+
+def _encode_chunk(chunk: _Chunk, encoder: Encoder | None = None) -> Result:
+    """The chunk's examples up to its first fault, and that fault."""
+    encoder = encoder or _worker_encoder
+    assert encoder is not None
+    examples: list[Encoded] = []
+    for record in chunk.records:
+        try:
+            example = encoder(record.value)
+        except ExampleTooLong:
+            example = Encoded(dropped="longer than data.max_length")
+        except DataError as error:
+            return chunk.file, examples, error.at(record.path, record.line)
+        example.line = record.line
+        examples.append(example)
+    return chunk.file, examples, chunk.error
+
+
+def _encode_parallel(chunks: Iterator[_Chunk], encoder: Encoder, workers: int) -> Iterator[Result]:
+    """The same results in the same order, with at most four chunks a worker under way.
+
+    Processes are spawned, not forked: the tokenizer's threads do not survive a fork.
+    """
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(encoder,))
+    try:
+        pending: deque[Future[Result]] = deque()
+        for chunk in chunks:
+            pending.append(pool.submit(_encode_chunk, chunk))
+            if len(pending) >= 4 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool:
+        raise DataError(
+            "a process that prepares the data died, perhaps for lack of memory. Set data.workers=0."
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker(encoder: Encoder) -> None:
+    global _worker_encoder
+    _worker_encoder = encoder
+
+
+@dataclass
+class Encoded:
+    """One record's tokens: (T,) int32 ids and unshifted labels. `dropped` says why there are none."""
+
+    input_ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    dropped_messages: int = 0
+    cut: bool = False
+    dropped: str = ""
+    line: int = 0
+
+
+class Encoder(Protocol):
+    """Turns the value of one record into tokens; picklable. Faults are DataErrors without a place."""
+
+    def __call__(self, value: dict[str, Any]) -> Encoded: ...
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides the tokens, as JSON values."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    file: int
+    records: list[Record]
+    error: DataError | None = None
+
+
+Result = tuple[int, list[Encoded], DataError | None]

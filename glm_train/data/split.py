@@ -1,0 +1,46 @@
+"""A validation part of the training examples, for runs that bring no file of their own for it."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from glm_train.data.store import ExampleStore
+from glm_train.errors import ConfigError, DataError
+
+
+def split_validation(store: ExampleStore, fraction: float, seed: int) -> tuple[ExampleStore, ExampleStore]:
+    """The examples as (training, validation); about `fraction` of them, at least one, for validation.
+
+    Examples with the same tokens go to the same side, so that no validation example was trained on in
+    another copy. Which side depends on an example's tokens and the seed, not on its place in the file. Both
+    sides keep file order. The result is the same on every machine.
+
+    Raises:
+        ConfigError: the fraction is not between 0 and 1.
+        DataError: fewer than two different examples.
+    """
+    if not 0 < fraction < 1:
+        raise ConfigError(f"data.validation_fraction={fraction} must lie between 0 and 1. Use null for none.")
+    salt = str(seed).encode()
+    copies: dict[bytes, list[int]] = {}
+    for index in range(len(store)):
+        tokens = store[index][0].astype("<i4")
+        copies.setdefault(hashlib.blake2b(tokens.tobytes(), digest_size=16, key=salt).digest(), []).append(
+            index
+        )
+    if len(copies) < 2:
+        raise DataError(
+            f"{len(store)} examples, all alike, cannot be split."
+            " Add data, or set data.validation_fraction=null."
+        )
+    wanted = max(1, round(fraction * len(store)))
+    validation: list[int] = []
+    for digest in sorted(copies)[:-1]:  # at least one group stays for training
+        if len(validation) >= wanted:
+            break
+        validation += copies[digest]
+    chosen = np.zeros(len(store), dtype=bool)
+    chosen[validation] = True
+    return store.select(np.flatnonzero(~chosen)), store.select(np.flatnonzero(chosen))

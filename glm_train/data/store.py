@@ -1,0 +1,227 @@
+"""Tokenised examples on disk, read without copying.
+
+A folder holds `examples.arrow` (an Arrow IPC file, one row an example) and `meta.json` (its size and the
+report of how it was made). Rows come in record batches; a batch is closed by its row or token count, so that
+writing and reading take constant memory. Token ids are mapped into memory, and every rank and every loader
+worker of a machine shares the same pages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+IGNORE = -100  # the label of a token that is not trained
+BATCH_ROWS = 1024
+BATCH_TOKENS = 1 << 20
+_SCHEMA = pa.schema(
+    [
+        ("input_ids", pa.list_(pa.int32())),
+        ("labels", pa.list_(pa.int32())),
+        ("trained", pa.int32()),
+        ("file", pa.int32()),
+        ("line", pa.int64()),
+    ]
+)
+
+
+def trained_tokens(labels: np.ndarray) -> int:
+    """How many targets a document has. Its first token follows nothing, so it is never one."""
+    return int(np.count_nonzero(labels[1:] != IGNORE))
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether `folder` holds a store that was written to its end."""
+    try:
+        meta = json.loads((folder / "meta.json").read_bytes())
+        return (folder / "examples.arrow").stat().st_size == meta["bytes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What became of the records of the data files."""
+
+    files: tuple[str, ...] = ()
+    records: int = 0
+    examples: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+    longest: int = 0  # tokens of the longest example
+    dropped: dict[str, int] = field(default_factory=dict)  # reason -> records left out
+    dropped_at: dict[str, tuple[str, ...]] = field(default_factory=dict)  # reason -> the first few, path:line
+    shortened: int = 0  # examples that lost whole messages to the length limit
+    dropped_messages: int = 0  # the messages that they lost
+    cut: int = 0  # examples whose last answer was cut, so that it has no stop token
+    cache_hit: bool = False
+    cache_folder: str = ""
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        share = self.trained_tokens / self.tokens if self.tokens else 0.0
+        lines = [
+            f"{self.examples:,} examples, {self.tokens:,} tokens, {self.trained_tokens:,} of them trained"
+            f" ({share:.1%}), longest {self.longest:,}; {'from the cache' if self.cache_hit else 'prepared'}"
+            f" in {self.seconds:.1f} s"
+        ]
+        for reason, count in self.dropped.items():
+            lines.append(
+                f"left out {count:,} records: {reason} (first: {', '.join(self.dropped_at[reason])})"
+            )
+        if self.shortened:
+            lines.append(f"shortened {self.shortened:,} examples by {self.dropped_messages:,} messages")
+        if self.cut:
+            lines.append(f"cut the last answer of {self.cut:,} examples; a cut answer gets no stop token")
+        return "\n".join(lines)
+
+
+class ExampleWriter:
+    """Writes a store into an existing folder; a context manager. The store is complete after `finish`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file = pa.OSFile(str(folder / "examples.arrow"), "wb")
+        self._ipc = pa.ipc.new_file(self._file, _SCHEMA)
+        self._rows: list[tuple[np.ndarray, np.ndarray, int, int, int]] = []
+        self._tokens = 0
+
+    def append(self, input_ids: np.ndarray, labels: np.ndarray, *, file: int, line: int) -> None:
+        """One example: (T,) int32 ids and labels, the index of its file, its line counted from 1."""
+        self._rows.append((input_ids, labels, trained_tokens(labels), file, line))
+        self._tokens += len(input_ids)
+        if len(self._rows) >= BATCH_ROWS or self._tokens >= BATCH_TOKENS:
+            self._flush()
+
+    def finish(self, report: PrepareReport, dropped_at: dict[str, list[tuple[int, int]]]) -> None:
+        """Write what is left, the footer, and `meta.json`.
+
+        `dropped_at` is the report's, as (index of the file, line): a cached store may be opened for the same
+        content under other file names.
+        """
+        self._flush()
+        self._ipc.close()
+        self._file.close()
+        size = (self._folder / "examples.arrow").stat().st_size
+        meta = {"bytes": size, "report": asdict(report), "dropped_at": dropped_at}
+        (self._folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+    def __enter__(self) -> ExampleWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        ids, labels, trained, files, lines = zip(*self._rows, strict=True)
+        offsets = pa.array(np.cumsum([0, *map(len, ids)]), pa.int32())
+        columns = [
+            pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(ids), pa.int32())),
+            pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(labels), pa.int32())),
+            pa.array(trained, pa.int32()),
+            pa.array(files, pa.int32()),
+            pa.array(lines, pa.int64()),
+        ]
+        self._ipc.write_batch(pa.record_batch(columns, schema=_SCHEMA))
+        self._rows, self._tokens = [], 0
+
+
+class ExampleStore:
+    """Prepared examples: `store[i]` is `(input_ids, labels)`, two (T,) int32 views into the mapped file.
+
+    `labels` are unshifted: the label of a token is the token itself, or -100 where it is not trained.
+
+    Attributes:
+        lengths: tokens of each example, (n,) int32.
+        trained: targets of each example, (n,) int32.
+        report: how the examples were prepared.
+    """
+
+    def __init__(
+        self, folder: Path, files: Sequence[str], *, cache_hit: bool = False, seconds: float = 0.0
+    ) -> None:
+        self._folder, self._files = Path(folder), tuple(files)
+        self._rows: np.ndarray | None = None
+        self.report = _read_report(self._folder, self._files, cache_hit, seconds)
+        self._open()
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        batch, row = self._locate(index)
+        ids, labels, offsets = self._views[batch]
+        window = slice(offsets[row], offsets[row + 1])
+        return ids[window], labels[window]
+
+    def source(self, index: int) -> tuple[str, int]:
+        """The file and the line that an example comes from."""
+        batch, row = self._locate(index)
+        record = self._reader.get_batch(batch)
+        return self._files[record.column(3)[row].as_py()], record.column(4)[row].as_py()
+
+    def select(self, rows: np.ndarray) -> ExampleStore:
+        """The store of these examples alone, in this order, over the same mapped file."""
+        chosen = object.__new__(ExampleStore)
+        chosen._folder, chosen._files = self._folder, self._files
+        chosen._rows = np.asarray(rows) if self._rows is None else self._rows[rows]
+        chosen.report = self.report
+        chosen._open()
+        return chosen
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Only what a loader worker needs to map the file again."""
+        return {k: self.__dict__[k] for k in ("_folder", "_files", "_rows", "report")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def _open(self) -> None:
+        self._reader = pa.ipc.open_file(pa.memory_map(str(self._folder / "examples.arrow")))
+        batches = [self._reader.get_batch(b) for b in range(self._reader.num_record_batches)]
+        self._views = [
+            (
+                batch.column(0).values.to_numpy(),
+                batch.column(1).values.to_numpy(),
+                batch.column(0).offsets.to_numpy(),
+            )
+            for batch in batches
+        ]
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
+        nothing = np.zeros(0, np.int32)
+        self.lengths = np.concatenate([nothing, *(np.diff(offsets) for *_, offsets in self._views)])
+        self.trained = np.concatenate([nothing, *(batch.column(2).to_numpy() for batch in batches)])
+        if self._rows is not None:
+            self.lengths, self.trained = self.lengths[self._rows], self.trained[self._rows]
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        row = index if self._rows is None else int(self._rows[index])
+        batch = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return batch, row - int(self._starts[batch])
+
+
+def _read_report(folder: Path, files: tuple[str, ...], cache_hit: bool, seconds: float) -> PrepareReport:
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    places = {
+        reason: tuple(f"{files[file]}:{line}" for file, line in found)
+        for reason, found in meta["dropped_at"].items()
+    }
+    return replace(
+        PrepareReport(**meta["report"]),
+        files=files,
+        dropped_at=places,
+        cache_hit=cache_hit,
+        cache_folder=str(folder),
+        seconds=seconds,
+    )
