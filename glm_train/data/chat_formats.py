@@ -102,7 +102,7 @@ def _message_fields(entry: Any, index: int) -> dict[str, Any]:
     role = fields["role"]
     if not isinstance(role, str) or role not in ROLES:
         hint = nearest(role.lower(), ROLES) if isinstance(role, str) else ""
-        hint = {"human": " Did you mean 'user'?", "gpt": " Did you mean 'assistant'?"}.get(role, hint)
+        hint = {"human": " Did you mean 'user'?", "gpt": " Did you mean 'assistant'?"}.get(str(role), hint)
         raise DataError(f"{where}: it has the role {role!r}. Use one of: {', '.join(ROLES)}.{hint}")
     return {**fields, "role": ROLES[role]}
 
@@ -263,7 +263,7 @@ def _check_turns(messages: list[Message], origin: list[int]) -> None:
 
 def _no_messages(value: dict[str, Any]) -> DataError:
     keys = ", ".join(repr(key) for key in list(value)[:8]) or "none"
-    hint = next((hint for key in value if (hint := nearest("messages", [key]))), "")
+    hint = next((hint for key in value if (hint := nearest(key, ["messages"]))), "")
     return DataError(f"the record has no `messages`. Its keys: {keys}.{hint}")
 
 
