@@ -173,7 +173,9 @@ def _head(rendered: Rendered) -> str:
 
 
 def _list(roles: Sequence[str]) -> str:
-    return " ".join(roles) if len(roles) <= 12 else f"{' '.join(roles[:12])} ... ({len(roles)} messages)"
+    if not roles:
+        return "none"
+    return " ".join(roles) if len(roles) <= 12 else f"{' '.join(roles[:12])} ... ({len(roles)} in all)"
 
 
 def _short(text: str) -> str:

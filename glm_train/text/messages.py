@@ -94,8 +94,8 @@ def _check_order(previous: Message | None, message: Message, place: str) -> None
     if role == "observation":
         if previous is None or not (previous.is_tool_call or previous.role == "observation"):
             raise DataError(
-                f"{place}: an observation that answers no tool call; before it must stand an assistant message"
-                " with metadata (the tool's name) and the arguments as content"
+                f"{place}: an observation that answers no tool call; before it must stand an assistant"
+                " message with metadata (the tool's name) and the arguments as content"
             )
         return
     if previous is None:
