@@ -51,8 +51,8 @@ _DTYPES: dict[str, torch.dtype] = {
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _RANK = {name: rank for rank, name in enumerate(_DTYPES)}
 
-# A 32B model's header takes about 0.1 MB. The library stops at 100 MB, whose parsed form takes gigabytes.
-MAX_HEADER_BYTES = 16 * 2**20
+# Room for 30,000 tensors; GLM-4-32B has 735. The library stops at 100 MB, whose parsed form takes gigabytes.
+MAX_HEADER_BYTES = 4 * 2**20
 _MAX_SIDE = 2**48
 _PIECE = 8 * 2**20
 _COPY_CURE = "The file is damaged or was not copied to its end; copy or download it again."
