@@ -1,0 +1,1 @@
+"""Training losses, and what a sum of token losses is divided by."""
