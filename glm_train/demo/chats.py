@@ -50,7 +50,9 @@ def read_corpus(dropped: Counter[str]) -> list[Chat]:
             document = read_yaml(path, CHATS)
             entries = document.get("conversations") if isinstance(document, dict) else None
             if not isinstance(entries, list):
-                raise ConfigError(f"{path}: expected a list under 'conversations'; is {CHATS.distribution!r} intact?")
+                raise ConfigError(
+                    f"{path}: expected a list under 'conversations'; is {CHATS.distribution!r} intact?"
+                )
             for entry in entries:
                 messages = _messages(entry, dropped)
                 if len(messages) > 2 and (language, category) in selection.ONE_QUESTION_MANY_ANSWERS:
@@ -127,7 +129,10 @@ def split(chats: Iterable[Chat]) -> tuple[list[Chat], list[Chat]]:
     validation: list[Chat] = []
     for chat in chats:
         key = question_key(chat.question)
-        held_out = chat.question not in selection.QUESTIONS_TO_TRY and fraction(key) < selection.CHAT_VALIDATION_SHARE
+        held_out = (
+            chat.question not in selection.QUESTIONS_TO_TRY
+            and fraction(key) < selection.CHAT_VALIDATION_SHARE
+        )
         (validation if held_out else train).append(chat)
     return train, validation
 

@@ -26,7 +26,10 @@ def read_sentences(dropped: Counter[str]) -> list[Sentence]:
         sentence = [(row[0], row[-1]) for row in columns]
         if not sentence:
             continue
-        if any(len(row) < 2 or not token or token.split() != [token] for row, (token, _) in zip(columns, sentence)):
+        if any(
+            len(row) < 2 or not token or token.split() != [token]
+            for row, (token, _) in zip(columns, sentence, strict=True)
+        ):
             dropped["sentence with a token that is empty or holds a space"] += 1
         elif not is_iob2([tag for _, tag in sentence]):
             dropped["sentence whose tags are not IOB2"] += 1

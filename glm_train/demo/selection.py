@@ -52,9 +52,11 @@ ENTITY_VALIDATION_SHARE = 0.10
 
 # The README and the quickstart ask these, letter for letter, so they are always in the training file.
 QUESTIONS_TO_TRY = (
-    "What is an operating system?",
-    "can you write a stack in Python?",
+    "What is AI?",
+    "Who are you?",
+    "你好",
     "离银河系最近的大型星系叫什么?",
+    "can you write a stack in Python?",
 )
 
 # Nobody should meet these on a first screen, in a question or in an answer.

@@ -29,7 +29,9 @@ class Source:
         spec = find_spec(self.package)
         places = list(spec.submodule_search_locations or []) if spec else []
         if not places:
-            raise ConfigError(f"glm-train demo reads the package {self.distribution!r}, which is missing: {INSTALL}")
+            raise ConfigError(
+                f"glm-train demo reads the package {self.distribution!r}, which is missing: {INSTALL}"
+            )
         return Path(places[0])
 
     def version(self) -> str:

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 BASE_VOCABULARY = 4064
 HIDDEN, LAYERS, INTERMEDIATE = 192, 4, 576
 HEADS, KV_HEADS, HEAD_DIM = 6, 2, 32
-CONTEXT = 1024  # tokens; the longest chat of the demo has about 700
-INITIALIZER_RANGE = 0.02
+CONTEXT = 1024  # tokens; the longest chat of the demo has about 400
+# GLM-4-9B starts at 0.02, which is 1.3 over the square root of its width. The same rule gives 0.09 here; 0.05 learns
+# as fast and needs no care with the learning rate. At 0.02 this model needs twice the epochs.
+INITIALIZER_RANGE = 0.05
 
 # GLM-4's special tokens, in its order. The first ends a text and pads; three of them stop generation.
 SPECIAL_TOKENS = (
@@ -61,7 +63,16 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
 
     Every text can be encoded and comes back the same, whatever its script, since all 256 bytes are tokens.
     """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import (
+        AddedToken,
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
 
     tokenizer = Tokenizer(models.BPE(ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -84,7 +95,10 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
             "the installed data packages hold less text than they should"
         )
     tokenizer.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False, lstrip=False, rstrip=False) for token in SPECIAL_TOKENS]
+        [
+            AddedToken(token, special=True, normalized=False, lstrip=False, rstrip=False)
+            for token in SPECIAL_TOKENS
+        ]
     )
     return tokenizer
 
