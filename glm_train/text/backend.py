@@ -31,8 +31,7 @@ def load_backend(files: TokenizerFiles) -> Tokenizer:
 def _add_declared_tokens(backend: Tokenizer, files: TokenizerFiles) -> None:
     """Give the tokens that the configuration declares their flags. Each must have its id in tokenizer.json: a
     token added here would take a new id, one that the model has never seen."""
-    described = files.config.get("added_tokens_decoder") or {}
-    tokens = [AddedToken(**flags) for _, flags in sorted(described.items(), key=lambda pair: int(pair[0]))]
+    tokens = _described_tokens(files)
     keys = {token.content: "added_tokens_decoder" for token in tokens} | files.declared_specials
     known = {token.content: token for token in backend.get_added_tokens_decoder().values()}
     for spelling, key in keys.items():
@@ -45,6 +44,17 @@ def _add_declared_tokens(backend: Tokenizer, files: TokenizerFiles) -> None:
     for spelling in files.declared_specials:
         if spelling not in known:
             backend.add_special_tokens([AddedToken(spelling, special=True, normalized=False)])
+
+
+def _described_tokens(files: TokenizerFiles) -> list[AddedToken]:
+    """The entries of `added_tokens_decoder`: id -> {"content": ..., flags}."""
+    described = files.config.get("added_tokens_decoder") or {}
+    try:
+        return [AddedToken(**flags) for _, flags in sorted(described.items(), key=lambda pair: int(pair[0]))]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{files.source}/tokenizer_config.json: added_tokens_decoder is malformed ({error})"
+        ) from None
 
 
 def control_tokens(backend: Tokenizer) -> ControlTokens:
@@ -68,16 +78,21 @@ def without_control_tokens(backend: Tokenizer, control: ControlTokens, source: s
     for part in ("normalizer", "pre_tokenizer", "decoder"):
         if getattr(backend, part) is not None:
             setattr(plain, part, getattr(backend, part))
-    for id_, token in sorted(backend.get_added_tokens_decoder().items()):
-        copy = AddedToken(
-            token.content,
-            single_word=token.single_word,
-            lstrip=token.lstrip,
-            rstrip=token.rstrip,
-            normalized=token.normalized,
-            special=token.content in control.ids,
-        )
-        plain.add_tokens([copy])
+    added = sorted(backend.get_added_tokens_decoder().items())
+    plain.add_tokens(
+        [
+            AddedToken(
+                token.content,
+                single_word=token.single_word,
+                lstrip=token.lstrip,
+                rstrip=token.rstrip,
+                normalized=token.normalized,
+                special=token.content in control.ids,
+            )
+            for _, token in added
+        ]
+    )
+    for id_, token in added:
         if plain.token_to_id(token.content) != id_:
             raise CheckpointError(
                 f"{source}/tokenizer.json: the added token {token.content!r} has a gap before its id"

@@ -105,8 +105,9 @@ def _check_order(previous: Message | None, message: Message, place: str) -> None
             )
         return
     if previous.is_tool_call and not message.is_tool_call:
+        article = "an" if role == "assistant" else "a"
         raise DataError(
-            f"{place}: a {role} message right after a tool call; put the tool's result (role observation)"
+            f"{place}: {article} {role} message right after a tool call; put the tool's result (role observation)"
             " between them"
         )
     if previous.role == role == "user":

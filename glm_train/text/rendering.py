@@ -49,10 +49,11 @@ class ChatRenderer:
             raise DataError("an empty conversation; give at least one message")
         template = self._template_for(tools)
         strings: list[str] = []
-        chat = [
-            {key: value for key, value in message.items() if value is not None}
-            for message in plain_data(messages, strings)
-        ]
+        chat = plain_data(messages, strings)
+        for i, message in enumerate(chat):
+            if not isinstance(message, dict):
+                raise DataError(f"messages[{i}]: expected a role and content, found {type(message).__name__}")
+        chat = [{key: value for key, value in message.items() if value is not None} for message in chat]
         tools = plain_data(tools, strings, "tools")
         variables = plain_data(variables, strings, "variables")
         sentinel = None

@@ -32,8 +32,8 @@ class GlmTokenizer:
         self._control = control_tokens(self._backend)
         self._plain = without_control_tokens(self._backend, self._control, files.source)
         self._renderer = ChatRenderer(files, self._control)
-        self.padding_side: str = files.config.get("padding_side", "left")
-        self.truncation_side: str = files.config.get("truncation_side", "right")
+        self.padding_side = self._side("padding_side", "left")
+        self.truncation_side = self._side("truncation_side", "right")
 
     @classmethod
     def from_pretrained(cls, folder_or_hub_id: str | Path, revision: str | None = None) -> GlmTokenizer:
@@ -267,7 +267,15 @@ class GlmTokenizer:
     def _model_max_length(self) -> int | None:
         """The folder's limit; a huge number in the file means that there is none."""
         limit = self._files.config.get("model_max_length")
-        return int(limit) if limit is not None and limit < 10**9 else None
+        return int(limit) if isinstance(limit, int | float) and limit < 10**9 else None
+
+    def _side(self, key: str, default: str) -> str:
+        side = self._files.config.get(key, default)
+        if side not in ("left", "right"):
+            raise CheckpointError(
+                f"{self._files.source}/tokenizer_config.json: {key} is 'left' or 'right', not {side!r}"
+            )
+        return side
 
     def _named_id(self, name: str) -> int | None:
         spelling = self._files.named_tokens.get(name)

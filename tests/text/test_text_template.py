@@ -161,6 +161,8 @@ def test_only_json_data_reaches_a_template(tiny_tokenizer_folder: Path) -> None:
     ours = GlmTokenizer.from_pretrained(tiny_tokenizer_folder)
     with pytest.raises(DataError, match=r"messages\[0\]\.content: expected JSON data .* found \w*Path"):
         ours.apply_chat_template([{"role": "user", "content": Path("x")}])
+    with pytest.raises(DataError, match=r"messages\[0\]: expected a role and content, found str"):
+        ours.render_chat(["hi"])  # type: ignore[list-item]
     with pytest.raises(DataError, match="empty conversation"):
         ours.apply_chat_template([])
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +240,26 @@ def test_declared_token_must_be_in_the_vocabulary(tmp_path: Path, key: str) -> N
     folder = edit_config(tmp_path, **{key: token if key == "eos_token" else [token]})
     with pytest.raises(CheckpointError, match=rf"{key} names .*<\|userr\|>.*Did you mean '<\|user\|>'"):
         GlmTokenizer.from_pretrained(folder)
+
+
+def test_wrong_values_in_the_configuration_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="padding_side is 'left' or 'right', not 'both'"):
+        GlmTokenizer.from_pretrained(edit_config(tmp_path, padding_side="both"))
+    with pytest.raises(CheckpointError, match="added_tokens_decoder is malformed"):
+        GlmTokenizer.from_pretrained(edit_config(tmp_path, added_tokens_decoder={"400": "<|endoftext|>"}))
+
+
+def test_flags_in_the_configuration_win_as_in_transformers(tmp_path: Path) -> None:
+    flags = {"lstrip": True, "rstrip": False, "single_word": False, "normalized": False, "special": True}
+    folder = edit_config(tmp_path, added_tokens_decoder={"407": {"content": "<|user|>", **flags}})
+    ours, theirs = GlmTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert ours.encode("a  <|user|> b") == theirs.encode("a  <|user|> b") == [64, 407, *ours.encode(" b")]
+
+
+def test_text_needs_no_heavy_package() -> None:
+    code = "import sys, glm_train.text.chat as c; print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
 
 
 @pytest.mark.parametrize("value", [3, ["x"], [{"name": "default"}], [{"name": "default", "template": 1}]])

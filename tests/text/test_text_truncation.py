@@ -1,0 +1,121 @@
+"""Long chats lose their oldest exchanges first, and a cut answer never gets a stop token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from text_templates import GLM_4_9B_CHAT
+
+from glm_train.errors import DataError
+from glm_train.text.chat import ChatTokens, Conversation, ExampleTooLong, Message, encode_chat
+from glm_train.text.tokenizer import GlmTokenizer
+from support.tiny_tokenizer import make_tokenizer_folder
+
+WEATHER = {"type": "function", "function": {"name": "get_weather"}}
+SYSTEM = Message("system", "Be kind.")
+TURNS = (
+    Message("user", "first"),
+    Message("assistant", "{}", "get_weather"),
+    Message("observation", "31"),
+    Message("assistant", "one"),
+    Message("user", "second"),
+    Message("assistant", "two"),
+    Message("user", "third"),
+    Message("assistant", "three four five"),
+)
+
+
+@pytest.fixture(scope="module", params=[None, GLM_4_9B_CHAT], ids=["0414", "9b-chat"])
+def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> GlmTokenizer:
+    folder = tmp_path_factory.mktemp("truncation")
+    return GlmTokenizer.from_pretrained(make_tokenizer_folder(folder, template=request.param))
+
+
+def encode(tokenizer: GlmTokenizer, *turns: Message, **options: object) -> ChatTokens:
+    return encode_chat(tokenizer, Conversation((SYSTEM, *turns), (WEATHER,)), **options)  # type: ignore[arg-type]
+
+
+def test_oldest_exchanges_go_first_and_only_as_many_as_needed(tokenizer: GlmTokenizer) -> None:
+    whole, newer, newest = (encode(tokenizer, *TURNS[first:]) for first in (0, 4, 6))
+    sizes = [len(example.input_ids) for example in (whole, newer, newest)]
+    for length in range(sizes[2], sizes[0] + 2):
+        got = encode(tokenizer, *TURNS, max_length=length)
+        expected, dropped = (
+            (whole, 0) if length >= sizes[0] else (newer, 4) if length >= sizes[1] else (newest, 6)
+        )
+        assert got.input_ids == expected.input_ids
+        assert got.labels == expected.labels
+        assert (got.dropped_messages, got.cut) == (dropped, False)
+
+
+def test_an_answer_that_alone_is_too_long_is_cut_without_a_stop_token(tokenizer: GlmTokenizer) -> None:
+    newest = encode(tokenizer, *TURNS[6:])
+    trained = sum(label != -100 for label in newest.labels)
+    size = len(newest.input_ids)
+    for missing in range(1, trained):
+        got = encode(tokenizer, *TURNS, max_length=size - missing)
+        assert got.input_ids == newest.input_ids[:-missing]
+        assert got.labels == newest.labels[:-missing]
+        assert got.labels[-1] != tokenizer.special_tokens["<|user|>"]
+        assert (got.dropped_messages, got.cut) == (6, True)
+    with pytest.raises(ExampleTooLong, match=f"no trained token fits into data.max_length={size - trained}"):
+        encode(tokenizer, *TURNS, max_length=size - trained)
+
+
+def test_a_cut_keeps_what_was_trained_before_it(tokenizer: GlmTokenizer) -> None:
+    long_result = (*TURNS[:2], Message("observation", "31 " * 50), TURNS[3])
+    call = encode(tokenizer, *TURNS[:2])
+    for length in (len(call.input_ids), len(call.input_ids) + 20):
+        got = encode(tokenizer, *long_result, max_length=length)
+        assert got.input_ids == call.input_ids  # up to the hand-over to the tool, which stands in the text
+        assert got.labels == call.labels
+        assert got.cut
+
+
+def test_trailing_messages_count_as_dropped(tokenizer: GlmTokenizer) -> None:
+    got = encode(tokenizer, *TURNS, Message("user", "bye"))
+    assert got.input_ids == encode(tokenizer, *TURNS).input_ids
+    assert got.dropped_messages == 1
+    newest = len(encode(tokenizer, *TURNS[6:]).input_ids)
+    assert encode(tokenizer, *TURNS, Message("user", "bye"), max_length=newest).dropped_messages == 7
+
+
+def test_untrained_newest_turns_leave_nothing(tokenizer: GlmTokenizer) -> None:
+    turns = (*TURNS[:7], Message("assistant", "three four five", train=False))
+    size = len(encode(tokenizer, *turns).input_ids)
+    newest = len(encode(tokenizer, *TURNS[6:]).input_ids) - 1
+    assert encode(tokenizer, *turns, max_length=size - 1).dropped_messages == 4
+    with pytest.raises(ExampleTooLong):
+        encode(tokenizer, *turns, max_length=newest)
+
+
+def test_error_and_drop_say_the_lengths(tokenizer: GlmTokenizer) -> None:
+    size = len(encode(tokenizer, *TURNS).input_ids)
+    for truncation, kind in (("error", DataError), ("drop", ExampleTooLong)):
+        assert len(encode(tokenizer, *TURNS, max_length=size, truncation=truncation).input_ids) == size
+        with pytest.raises(
+            DataError, match=f"has {size} tokens, and data.max_length is {size - 1}"
+        ) as caught:
+            encode(tokenizer, *TURNS, max_length=size - 1, truncation=truncation)
+        assert type(caught.value) is kind
+        assert type(caught.value.at("a.jsonl", 3)) is kind
+
+
+def test_long_chats_are_rendered_a_few_times_only(tiny_tokenizer_folder: Path) -> None:
+    tokenizer = GlmTokenizer.from_pretrained(tiny_tokenizer_folder)
+    encode(tokenizer, *TURNS)  # the probes of the template are done
+    renders = 0
+    render = tokenizer.render_chat
+
+    def counting(*args: object, **kwargs: object) -> object:
+        nonlocal renders
+        renders += 1
+        return render(*args, **kwargs)  # type: ignore[arg-type]
+
+    tokenizer.render_chat = counting  # type: ignore[method-assign, assignment]
+    encode(tokenizer, *TURNS)
+    assert renders == 1
+    got = encode(tokenizer, *(TURNS[4:6] * 100), max_length=100)
+    assert renders == 3
+    assert len(got.input_ids) <= 100
