@@ -1,0 +1,1 @@
+"""From gradients to new weights: parameter groups, optimizers, schedules, clipping."""

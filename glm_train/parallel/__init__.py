@@ -1,0 +1,1 @@
+"""How one model's step is spread over memory, kernels and devices."""
