@@ -39,7 +39,7 @@ FLOORS = {
     "generate.py": 12,
     "demo": 12,
     "cli": 13,
-    "__main__.py": 13,
+    "__main__.py": 14,
 }
 HOMES = {
     "lightning": ("data/datamodule.py", "parallel/strategy.py", "tasks/", "callbacks/", "build.py", "run.py"),
