@@ -31,14 +31,14 @@ def resolve_folder(
     local folder cannot have.
     """
     name = os.fspath(folder_or_hub_id)
-    path = Path(name).expanduser() if name else Path("/nonexistent")
-    if path.is_dir():
+    path = Path(os.path.expanduser(name))  # noqa: PTH111  pathlib's raises for an unknown user's ~name
+    if name and path.is_dir():
         if revision is not None:
             raise CheckpointError(
                 f"{name} is a local folder, which has no revision {revision!r}; leave the revision out"
             )
         return path
-    if path.is_file():
+    if name and path.is_file():
         raise CheckpointError(f"{name} is a file; give the folder that holds config.json ({path.parent})")
     if isinstance(folder_or_hub_id, Path) or _looks_like_a_path(name):
         raise CheckpointError(f"{name!r}: no such folder (current folder: {Path.cwd()})")

@@ -41,7 +41,7 @@ def write_text(path: Path, text: str) -> WrittenFile:
 
 def require_room(folder: Path, needed: int, what: str) -> None:
     """Raise `CheckpointError` when fewer than `needed` bytes are free where `folder` lies."""
-    free = shutil.disk_usage(folder).free
+    free = _free(folder)
     if free < needed:
         raise CheckpointError(_no_room(folder, needed, what, free))
 
@@ -53,12 +53,20 @@ def disk_errors(folder: Path, needed: int, what: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _NO_ROOM:
-            free = shutil.disk_usage(folder).free
-            raise CheckpointError(f"{_no_room(folder, needed, what, free)} ({error.strerror})") from error
+            raise CheckpointError(
+                f"{_no_room(folder, needed, what, _free(folder))} ({error.strerror})"
+            ) from error
         raise CheckpointError(
             f"{what} could not be written to {folder}: {error.strerror or error}. "
             "Nothing that was there before is lost; check the disk and the folder's permissions."
         ) from error
+
+
+def _free(folder: Path) -> int:
+    """Free bytes where `folder` is or would be made."""
+    return shutil.disk_usage(
+        next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    ).free
 
 
 def _no_room(folder: Path, needed: int, what: str, free: int) -> str:

@@ -12,7 +12,7 @@ from torch import nn
 
 from glm_train.checkpoint.disk import disk_errors
 from glm_train.checkpoint.safetensors_file import strict_json
-from glm_train.checkpoint.weights import MAX_SHARD_BYTES, load_weights, refuse_other_weights, save_weights
+from glm_train.checkpoint.weights import MAX_SHARD_BYTES, load_weights, save_weights
 from glm_train.errors import CheckpointError
 from glm_train.hub import resolve_folder
 from glm_train.model import decoder, heads
@@ -73,7 +73,6 @@ class Pretrained(nn.Module):
         weights already is refused unless `overwrite=True`. Raises `CheckpointError`.
         """
         folder = Path(folder)
-        refuse_other_weights(folder, overwrite)
         save_weights(self, folder, max_shard_bytes=max_shard_bytes, overwrite=overwrite)
         config = copy.copy(self.config)
         config.architectures = [_transformers_name(type(self).__name__, config.model_type)]

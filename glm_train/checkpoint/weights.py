@@ -86,7 +86,7 @@ def save_weights(
     needed = sum(stored_bytes(part) for part in files.values())
     with disk_errors(folder, needed, "the model"):
         folder.mkdir(parents=True, exist_ok=True)
-        refuse_other_weights(folder, overwrite)
+        _refuse_other_weights(folder, overwrite)
         for leftover in folder.glob(f"{_TEMPORARY}*"):
             leftover.unlink()
         require_room(folder, needed, "the model")
@@ -101,7 +101,7 @@ def save_weights(
                 leftover.unlink()
 
 
-def refuse_other_weights(folder: Path, overwrite: bool) -> None:
+def _refuse_other_weights(folder: Path, overwrite: bool) -> None:
     """Raise `CheckpointError` when `folder` holds a model and the caller did not say that it may be
     replaced."""
     found = sorted(path.name for pattern in _HOLDS_A_MODEL for path in folder.glob(pattern))

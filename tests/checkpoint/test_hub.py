@@ -108,7 +108,9 @@ def test_local_folder_is_returned_as_it_is(tmp_path: Path, monkeypatch: pytest.M
     assert resolve_folder("~/org") == tmp_path / "org"
 
 
-@pytest.mark.parametrize("name", ["./missing", "../missing", "~/missing", "/missing", "missing/", "a/b/c"])
+@pytest.mark.parametrize(
+    "name", ["./missing", "../missing", "~/missing", "~nobody-here/x", "/missing", "missing/", "a/b/c"]
+)
 def test_missing_path_is_named_and_never_asked_of_the_hub(name: str) -> None:
     with pytest.raises(CheckpointError, match="no such folder"):
         resolve_folder(name)
