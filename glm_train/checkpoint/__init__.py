@@ -1,2 +1,1 @@
-"""Model folders (public: safetensors and JSON, as Hugging Face lays them out) and resume state (private to
-a run)."""
+"""Model folders (public: Hugging Face's safetensors and JSON) and run states (private to a run)."""

@@ -131,7 +131,6 @@ def _read_generation(folder: Path, config: GlmConfig) -> dict[str, Any]:
 
 
 def _with_ids(values: dict[str, Any], config: GlmConfig) -> dict[str, Any]:
-    """`values` with the config's stop ids (all of them: each ends a turn) and padding id where it names
-    none."""
+    """`values`, with the config's stop ids (all: each ends a turn) and padding id where it names none."""
     ids = {"eos_token_id": config.eos_token_ids, "pad_token_id": config.pad_token_id}
     return {**{key: value for key, value in ids.items() if value not in (None, [])}, **values}

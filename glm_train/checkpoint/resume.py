@@ -91,8 +91,7 @@ def load_state(path: str | Path) -> tuple[dict[str, dict[str, Tensor]], dict[str
 
 
 def newest_valid(directory: str | Path) -> tuple[Path | None, list[str]]:
-    """The state with the highest step whose every byte is as it was written, and why later ones were passed
-    over.
+    """The state of the highest step whose every byte is as it was written, and why later ones are not taken.
 
     The step is the number at the end of the name (`step-00000040`), else `step` in the state's meta.
     Leftovers of killed processes are cleared away first. (None, reasons) where no state is valid or none is

@@ -1,5 +1,4 @@
-"""Do a tokenizer and a model belong together? Asked before a run, because a wrong pair trains without an
-error."""
+"""Do a tokenizer and a model belong together? A wrong pair trains without an error, so a run asks first."""
 
 from __future__ import annotations
 

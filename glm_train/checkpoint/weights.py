@@ -102,8 +102,7 @@ def save_weights(
 
 
 def _refuse_other_weights(folder: Path, overwrite: bool) -> None:
-    """Raise `CheckpointError` when `folder` holds a model and the caller did not say that it may be
-    replaced."""
+    """Raise `CheckpointError` when `folder` holds a model that the caller did not say to replace."""
     found = sorted(path.name for pattern in _HOLDS_A_MODEL for path in folder.glob(pattern))
     held = [name for name in found if not name.startswith(_TEMPORARY)]
     if held and not overwrite:
