@@ -20,10 +20,7 @@ def losses_in_place(
     """
     if logits_CV.is_cpu:
         return _fused(logits_CV, targets_C1, hidden_CH, weight_VH), None
-    target_logits_C1 = logits_CV.gather(1, targets_C1)
-    max_C1 = logits_CV.amax(1, keepdim=True)
-    sums_C1 = logits_CV.sub_(max_C1).exp_().sum(1, keepdim=True)
-    return sums_C1.log() + max_C1 - target_logits_C1, sums_C1
+    return _step_by_step(logits_CV, targets_C1)
 
 
 def logit_gradients(
@@ -39,6 +36,14 @@ def logit_gradients(
     softmax_CV.scatter_add_(1, targets_C1, -sums_C1)
     grads_CV = softmax_CV if softmax_CV.dtype == dtype else torch.empty_like(softmax_CV, dtype=dtype)
     return torch.div(softmax_CV, sums_C1, out=grads_CV)
+
+
+def _step_by_step(logits_CV: Tensor, targets_C1: Tensor) -> tuple[Tensor, Tensor]:
+    """The accelerators' way: nothing waits for the device, and the division is left to be fused with a rounding."""
+    target_logits_C1 = logits_CV.gather(1, targets_C1)
+    max_C1 = logits_CV.amax(1, keepdim=True)
+    sums_C1 = logits_CV.sub_(max_C1).exp_().sum(1, keepdim=True)
+    return sums_C1.log() + max_C1 - target_logits_C1, sums_C1
 
 
 def _fused(logits_CV: Tensor, targets_C1: Tensor, hidden_CH: Tensor, weight_VH: Tensor) -> Tensor:
