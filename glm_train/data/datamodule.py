@@ -1,39 +1,39 @@
-"""Prepared examples for a Lightning trainer, with a place in the plan that is saved and resumed.
+"""Prepared examples for a Lightning trainer: the steps of the run that are still to do.
 
 The trainer must be made with `use_distributed_sampler=False`: the plan already gives each rank its share.
-Nothing here depends on how far the loader's workers have read ahead. The place is counted by the trainer's
-own loop, in microbatches that were trained on.
+Lightning sees the run as one epoch, so that none of its own rules about restarting inside an epoch apply.
 """
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
+from glm_train import dist
 from glm_train.data.collate import PackedBatch
-from glm_train.data.plan import PLAN_VERSION, EpochPlan, count_microbatches, plan_epoch, plan_in_order
-from glm_train.data.sampler import PackedDataset, PlanSampler
+from glm_train.data.plan import EpochPlan, plan_epoch, plan_in_order
+from glm_train.data.sampler import PackedDataset, RankStep, StepSampler, rank_share
 from glm_train.data.store import ExampleStore
-from glm_train.errors import CheckpointError, ConfigError
+from glm_train.errors import ConfigError
 
 
 class GlmDataModule(LightningDataModule):
-    """Loaders of packed batches over prepared examples.
+    """Loaders over prepared examples; one item is one optimizer step, a list of packed microbatches.
 
     Args:
         train, validation: prepared examples; None for no validation.
         seed: decides the order of each epoch.
         microbatches_per_step: of one optimizer step over all ranks: accumulation times world size.
+        steps_per_epoch, total_steps: of the whole run.
+        start_step: optimizer steps that are done.
         token_budget: tokens of one packed microbatch; or
         documents: a fixed number of documents a microbatch. Exactly one of the two.
+        validation_tokens: tokens of one packed microbatch of validation.
         workers: loader processes of each rank; the batches do not depend on it.
         pin_memory: put batches into page-locked memory, for a GPU.
-
-    Raises:
-        DataError: a document is longer than the token budget.
     """
 
     def __init__(
@@ -43,36 +43,22 @@ class GlmDataModule(LightningDataModule):
         *,
         seed: int,
         microbatches_per_step: int,
+        steps_per_epoch: int,
+        total_steps: int,
+        start_step: int = 0,
         token_budget: int | None = None,
         documents: int | None = None,
+        validation_tokens: int,
         workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
         super().__init__()
         self._train, self._validation = train, validation
         self._seed, self._microbatches_per_step = seed, microbatches_per_step
+        self._steps_per_epoch, self._total_steps, self._start_step = steps_per_epoch, total_steps, start_step
         self._token_budget, self._documents = token_budget, documents
+        self._validation_tokens = validation_tokens
         self._workers, self._pin_memory = workers, pin_memory
-        self._microbatches = count_microbatches(train.lengths, token_budget=token_budget, documents=documents)
-        self._start = (0, 0)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps of every epoch."""
-        return -(-self._microbatches // self._microbatches_per_step)
-
-    def total_steps(self, max_epochs: int | None, max_steps: int | None) -> int:
-        """Optimizer steps of the whole run: whichever limit comes first. None and -1 mean no limit.
-
-        Raises:
-            ConfigError: there is no limit.
-        """
-        limits = [] if max_steps in (None, -1) else [max_steps]
-        if max_epochs not in (None, -1):
-            limits.append(max_epochs * self.steps_per_epoch)
-        if not limits:
-            raise ConfigError("trainer.max_steps and trainer.max_epochs are both null. Set one of them.")
-        return min(limits)
 
     def plan(self, epoch: int) -> EpochPlan:
         """The plan of one training epoch, over all ranks."""
@@ -86,56 +72,38 @@ class GlmDataModule(LightningDataModule):
             documents=self._documents,
         )
 
-    def train_dataloader(self) -> DataLoader[PackedBatch]:
-        """This rank's microbatches, from the resumed place on."""
-        rank, world_size = self._rank_and_world_size()
+    def train_dataloader(self) -> DataLoader[list[PackedBatch]]:
+        """This rank's share of the steps that are still to do."""
+        world_size = dist.world_size()
         if self._microbatches_per_step % world_size:
             raise ConfigError(
-                f"{self._microbatches_per_step} microbatches a step cannot be shared evenly by"
-                f" {world_size} processes. Choose a number that the processes divide."
+                f"{self._microbatches_per_step} microbatches a step cannot be shared evenly by {world_size} processes."
+                " Choose a number that the processes divide."
             )
-        sampler = PlanSampler(self.plan, self._train.lengths, rank=rank, world_size=world_size)
-        sampler.start(*self._start)
+        sampler = StepSampler(
+            self.plan,
+            self._train.lengths,
+            steps_per_epoch=self._steps_per_epoch,
+            first_step=self._start_step,
+            last_step=self._total_steps,
+            rank=dist.rank(),
+            world_size=world_size,
+        )
         return self._loader(self._train, sampler)
 
-    def val_dataloader(self) -> DataLoader[PackedBatch] | list[Any]:
-        """This rank's microbatches of the validation examples, in file order.
-
-        All of validation counts as one step: `step_tokens` is its trained tokens over all ranks.
-        """
+    def val_dataloader(self) -> DataLoader[list[PackedBatch]] | list[Any]:
+        """This rank's share of the validation examples, in file order, a microbatch an item."""
         if self._validation is None:
             return []
-        rank, world_size = self._rank_and_world_size()
         lengths, trained = self._validation.lengths, self._validation.trained
-        plan = plan_in_order(lengths, trained, token_budget=self._token_budget, documents=self._documents)
-        sampler = PlanSampler(lambda epoch: plan, lengths, rank=rank, world_size=world_size)
-        return self._loader(self._validation, sampler)
+        plan = plan_in_order(lengths, trained, token_budget=self._validation_tokens)
+        share = rank_share(plan.steps[0], lengths, dist.rank(), dist.world_size())
+        items = [RankStep((microbatch,), share.trained, share.filler) for microbatch in share.microbatches]
+        return self._loader(self._validation, items)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The place in the plan, {epoch, step}, and a fingerprint of the plan that it is a place in."""
-        epoch, step = self._place()
-        return {"epoch": epoch, "step": step, "plan": self._fingerprint()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a saved place. Must be called before the training loader is made.
-
-        Raises:
-            CheckpointError: the place belongs to a plan over other data or other batch settings.
-        """
-        if state_dict["plan"] != self._fingerprint():
-            raise CheckpointError(
-                "the saved place belongs to other training data or batch settings (seed, batch.tokens,"
-                " batch.documents, microbatches per step), so it cannot be found again."
-                " Resume with the same ones, or start a new run from the saved model."
-            )
-        self._start = self._normalised(state_dict["epoch"], state_dict["step"])
-
-    def teardown(self, stage: str) -> None:
-        """A later fit with the same module starts from the beginning again."""
-        if stage == "fit":
-            self._start = (0, 0)
-
-    def _loader(self, store: ExampleStore, sampler: PlanSampler) -> DataLoader[PackedBatch]:
+    def _loader(
+        self, store: ExampleStore, sampler: Sampler[RankStep] | list[RankStep]
+    ) -> DataLoader[list[PackedBatch]]:
         return DataLoader(
             PackedDataset(store),
             sampler=sampler,
@@ -143,44 +111,7 @@ class GlmDataModule(LightningDataModule):
             num_workers=self._workers,
             persistent_workers=self._workers > 0,
             pin_memory=self._pin_memory,
+            # A loader without its own generator draws a seed from the global one at each start, and a resumed
+            # run starts more often than one that never stopped.
+            generator=torch.Generator(),
         )
-
-    def _place(self) -> tuple[int, int]:
-        """The next optimizer step to run.
-
-        Counted from all microbatches that the trainer has processed since the first epoch. Its counters of
-        epochs will not do: when `max_steps` ends a run in the middle of an epoch, they count it as done.
-        """
-        if self.trainer is None:
-            return self._start
-        _, world_size = self._rank_and_world_size()
-        per_epoch = self._rank_microbatches(world_size)
-        done: int = vars(self.trainer.fit_loop.epoch_loop.batch_progress.total)["processed"]
-        epoch, microbatch = divmod(done, per_epoch)
-        return self._normalised(epoch, microbatch // (self._microbatches_per_step // world_size))
-
-    def _rank_microbatches(self, world_size: int) -> int:
-        """Microbatches of one rank in every epoch, fillers included."""
-        full, rest = divmod(self._microbatches, self._microbatches_per_step)
-        return full * (self._microbatches_per_step // world_size) + -(-rest // world_size)
-
-    def _normalised(self, epoch: int, step: int) -> tuple[int, int]:
-        """The end of an epoch is the beginning of the next."""
-        return (epoch, step) if step < self.steps_per_epoch else (epoch + 1, 0)
-
-    def _rank_and_world_size(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-
-    def _fingerprint(self) -> str:
-        """A hash of all that decides the plan of any epoch."""
-        settings = (
-            PLAN_VERSION,
-            self._seed,
-            self._microbatches_per_step,
-            self._token_budget,
-            self._documents,
-        )
-        digest = hashlib.sha256(repr(settings).encode())
-        for counts in (self._train.lengths, self._train.trained):
-            digest.update(counts.astype("<i4").tobytes())
-        return digest.hexdigest()[:32]
