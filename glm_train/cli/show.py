@@ -18,7 +18,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "recipe", metavar="RECIPE", help="a name from `glm-train recipes`, or a path to a YAML file"
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's"
+        "overrides", nargs="*", default=[], metavar="key=value", help="settings that replace the recipe's"
     )
 
 

@@ -68,7 +68,7 @@ def plan_sweep(recipe: str, overrides: Sequence[str], now: str | None = None) ->
     return jobs
 
 
-def run_sweep(recipe: str, overrides: Sequence[str], command: Sequence[str] = FIT) -> int:
+def sweep(recipe: str, overrides: Sequence[str], command: Sequence[str] = FIT) -> int:
     """Run the jobs of a sweep one after the other and print a line for each.
 
     Args:

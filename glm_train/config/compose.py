@@ -7,8 +7,10 @@ gathered all the way, so that the user sees every one of them at once, each with
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import Any, cast
+from functools import lru_cache
+from typing import Any
 
 from glm_train.config.documents import Document, find_recipe, read_chain, recipes, shown_path
 from glm_train.config.faults import Faults, KeyPath, dotted
@@ -62,26 +64,34 @@ def _choices(documents: list[Document], command: CommandLine) -> dict[str, str]:
 
 def _merge_files(documents: list[Document], choices: dict[str, str]) -> dict[str, Any]:
     """What Hydra makes of the files: `base`, the chosen groups, then the recipes, the user's last."""
-    import hydra
-    from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    store = ConfigStore.instance()
-    names = [f"glm_train_recipe_{index}" for index, _ in enumerate(documents[1:])]
-    for name, document in zip(names, documents[1:], strict=True):
-        store.store(name=name, node=document.body)
-    store.store(name="glm_train_run", node={"defaults": ["base", *names]})
-    picks = [f"{group}={choice}" for group, choice in choices.items()]
+    bodies = json.dumps([document.body for document in documents[1:]])
     try:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="glm-train"):
-            merged = hydra.compose("glm_train_run", overrides=picks)
-        tree = OmegaConf.to_container(merged, resolve=False)
+        return json.loads(_merged_by_hydra(bodies, tuple(choices.items())))
     except (HydraException, OmegaConfBaseException) as error:
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
         raise ConfigError(f"{shown_path(documents[-1].path)}: cannot be composed: {reason}.") from error
-    return cast(dict[str, Any], tree)
+
+
+@lru_cache(maxsize=16)
+def _merged_by_hydra(bodies: str, choices: tuple[tuple[str, str], ...]) -> str:
+    """JSON in, JSON out, so that the jobs of a sweep, which share their files, pay for Hydra once."""
+    import hydra
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    store = ConfigStore.instance()
+    names = []
+    for index, body in enumerate(json.loads(bodies)):
+        names.append(f"glm_train_recipe_{index}")
+        store.store(name=names[-1], node=body)
+    picks = [{f"override {group}": choice} for group, choice in choices]
+    store.store(name="glm_train_run", node={"defaults": ["base", *names, *picks]})
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="glm-train"):
+        merged = hydra.compose("glm_train_run")
+    return json.dumps(OmegaConf.to_container(merged, resolve=False))
 
 
 def _lay_over(tree: dict[str, Any], command: CommandLine) -> dict[str, Any]:

@@ -72,6 +72,12 @@ def _batch(batch: BatchSettings, data: ChatData | None) -> Iterator[Conflict]:
             "batch.tokens and batch.documents are two ways to size a microbatch: set one of them to null",
             ("batch", "documents"),
         )
+    if batch.tokens is not None and data is not None and not data.packing:
+        yield (
+            "batch.tokens is read only with data.packing=true; set batch.tokens=null, and batch.documents for "
+            "microbatches of more than one conversation",
+            ("batch", "tokens"),
+        )
     if batch.tokens is not None and data is not None and batch.tokens < data.max_length:
         yield (
             f"batch.tokens ({batch.tokens}) is less than data.max_length ({data.max_length}): "

@@ -144,8 +144,8 @@ def read_document(path: Path, faults: Faults) -> Document:
     for section in (*CHOICES, *SECTIONS):
         if document.body.get(section, {}) is None:
             del document.body[section]  # `schedule:` with everything under it commented out
-    for group, choices in CHOICES.items():
-        _read_name(document, group, choices, faults)
+    for group in CHOICES:
+        _read_name(document, group, faults)
     return document
 
 
@@ -198,10 +198,15 @@ def _read_pick(document: Document, key: str, choice: Any, place: str, is_base: b
         faults.add(
             f"defaults: `{key}: {choice}` must be written `override {group}: {choice}` ({place}).", (group,)
         )
-    elif choice not in CHOICES[group]:
+    elif not is_choice(group, choice):
         faults.add(choice_fault(group, choice, place), (group,))
     else:
         document.picks[group] = choice
+
+
+def is_choice(group: str, value: object) -> bool:
+    """Whether the group has this choice."""
+    return isinstance(value, str) and value in CHOICES[group]
 
 
 def choice_fault(group: str, choice: object, place: str) -> str:
@@ -235,7 +240,7 @@ def _parent_candidates(name: str, document: Document) -> Iterator[Path]:
                 yield candidate
 
 
-def _read_name(document: Document, group: str, choices: dict[str, type], faults: Faults) -> None:
+def _read_name(document: Document, group: str, faults: Faults) -> None:
     """Move `schedule: {name: linear}` to the picks, where `override schedule: linear` already is."""
     if group not in document.body:
         return
@@ -243,7 +248,7 @@ def _read_name(document: Document, group: str, choices: dict[str, type], faults:
     if not isinstance(settings, dict):
         cure = (
             f"under `defaults` write `- override {group}: {settings}`"
-            if settings in choices
+            if is_choice(group, settings)
             else "indent them"
         )
         place = document.place((group,))
@@ -255,7 +260,7 @@ def _read_name(document: Document, group: str, choices: dict[str, type], faults:
     if "name" not in settings:
         return
     name, place = settings.pop("name"), document.place((group, "name"))
-    if name not in choices:
+    if not is_choice(group, name):
         faults.add(choice_fault(group, name, place), (group,))
     elif document.picks.setdefault(group, name) != name:
         faults.add(

@@ -2,7 +2,7 @@
 
 Any key of the schema can be set, whether a file sets it or not, so `+key=value` means the same as
 `key=value`; `~key` goes back to the default. A value that Hydra's grammar cannot read, such as a path with
-Chinese letters, brackets or `=`, is taken as it stands.
+Chinese letters, brackets or `=`, is taken as it stands; so are the items of a list of such.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from glm_train.config.documents import choice_fault, reference_fault
+from glm_train.config.documents import choice_fault, is_choice, reference_fault
 from glm_train.config.faults import Faults, KeyPath, dotted, either
 from glm_train.config.schema import CHOICES
 from glm_train.config.yaml_nodes import is_plain_reference
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _ASSIGNMENT = re.compile(r"(\+\+|\+|)([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
 _STRUCTURED = re.compile(r"\s*([\[{'\"]|[A-Za-z_]\w*\(|.*,)", re.DOTALL)
+_FORM = re.compile(r"[+]{0,2}[A-Za-z_][^=]*=|~[A-Za-z_]")
+_PLAIN_LIST = re.compile(r"\[([^\[\]{}'\"]+)\]")
 _SECRET = re.compile(r"api_?key|secret|password|passwd|(access|auth|hf)_?token", re.IGNORECASE)
 
 
@@ -76,7 +78,7 @@ def parse_override(argument: str) -> Override | Setting:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    if "=" not in argument and not argument.startswith("~"):
+    if not _FORM.match(argument):
         raise ConfigError(
             f"`{argument}` on the command line is not of the form key=value, such as optim.lr=1e-4."
         )
@@ -85,9 +87,12 @@ def parse_override(argument: str) -> Override | Setting:
     except (HydraException, ValueError):
         pass
     assignment = _ASSIGNMENT.fullmatch(argument)
-    if assignment and not _STRUCTURED.match(assignment[3]):
-        text = assignment[3].strip()
-        return Setting(argument, tuple(assignment[2].split(".")), text, text)
+    if assignment:
+        path, text = tuple(assignment[2].split(".")), assignment[3].strip()
+        if not _STRUCTURED.match(text):
+            return Setting(argument, path, text, text)
+        if plain_list := _PLAIN_LIST.fullmatch(text):
+            return Setting(argument, path, [item.strip() for item in plain_list[1].split(",")])
     key = argument.partition("=")[0]
     raise ConfigError(
         f"`{argument}` on the command line cannot be read. Quote a text with signs in it: '{key}=\"...\"'."
@@ -120,13 +125,12 @@ def _sort_in(setting: Setting, command: CommandLine, faults: Faults) -> None:
     """A choice of a group goes to the picks, a value to the settings."""
     group = setting.path[0]
     is_name = len(setting.path) == 2 and setting.path[1] == "name"
-    is_choice = group in CHOICES and (len(setting.path) == 1 or is_name)
-    if is_choice and not isinstance(setting.value, dict):
+    if group in CHOICES and (len(setting.path) == 1 or is_name) and not isinstance(setting.value, dict):
         if setting.removes:
             faults.add(
                 f"{group}: a group cannot be taken away; choose {either(CHOICES[group])} ({setting.place})."
             )
-        elif setting.value not in CHOICES[group]:
+        elif not is_choice(group, setting.value):
             faults.add(choice_fault(group, setting.text or setting.value, setting.place), (group,))
         else:
             command.picks[group] = setting.value

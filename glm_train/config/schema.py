@@ -60,9 +60,7 @@ class GlmModelSettings:
     name: Literal["glm"] = "glm"
     path: FilePath  # a model folder, or the id of one on the Hugging Face hub
     dtype: Dtype = "auto"  # of the weights while they train; auto: fp32
-    attention: Literal["auto", "sdpa", "varlen", "flex"] = (
-        "auto"  # backend; auto: the fastest that the device has
-    )
+    attention: Literal["auto", "sdpa", "varlen", "flex"] = "auto"  # auto: the fastest the device has
     rope_theta: Positive | None = None  # base of the rotary angles; null: as in the model's config.json
 
 
@@ -79,15 +77,13 @@ class ChatData:
 
     name: Literal["chat"] = "chat"
     train: FilePaths  # one file or a list
-    validation: FilePaths | None = (
-        None  # one file or a list; null: no validation, unless validation_fraction is set
-    )
+    validation: FilePaths | None = None  # one file or a list; null: none, but see validation_fraction
     validation_fraction: Share | None = None  # share of the training conversations held out for validation
     format: Literal["auto", "messages"] = "auto"  # layout of a record; auto: recognised
     max_length: AtLeastOne = 2048  # tokens of one conversation
     train_on: Literal["assistant", "last_assistant", "all"] = "assistant"  # which turns carry the loss
     truncation: Literal["oldest_turns", "drop", "error"] = "oldest_turns"  # of conversations over max_length
-    packing: bool = True  # several conversations in one microbatch, none seeing another
+    packing: bool = True  # fill microbatches up to batch.tokens; false: batch.documents each, or one
     workers: NotNegative = 0  # loader processes beside the main one
     cache_dir: FilePath | None = None  # where prepared examples are kept; null: the user's cache directory
 
@@ -136,9 +132,7 @@ class WarmUp:
 class CosineSchedule(WarmUp):
     """Half a cosine from the peak to the floor."""
 
-    decay_ratio: ClassVar[float] = (
-        0.0  # not a setting here; lets the schedule be read without asking which it is
-    )
+    decay_ratio: ClassVar[float] = 0.0  # no setting here; spares readers asking which schedule it is
     name: Literal["cosine"] = "cosine"
     min_lr_ratio: Ratio = 0.0  # the floor, as a share of optim.lr
 
@@ -182,9 +176,7 @@ class TrainerSettings:
     num_nodes: OneForNow = 1  # machines
     precision: Precision = "fp32"  # of the computation; the weights are fp32 in both
     validate_every: AtLeastOne | None = None  # optimizer steps; null: at the end of each epoch
-    save_every: AtLeastOne | None = (
-        None  # optimizer steps between resume states; null: at the end of each epoch
-    )
+    save_every: AtLeastOne | None = None  # optimizer steps between states; null: at the end of each epoch
     log_every: AtLeastOne = 10  # optimizer steps
     keep: AtLeastOne = 2  # newest resume states kept on disk
 
@@ -194,9 +186,7 @@ class SingleDevice:
     """One process on one device."""
 
     name: Literal["single"] = "single"
-    activation_checkpointing: Literal["none", "full"] = (
-        "none"  # full: much less memory, about a third more compute
-    )
+    activation_checkpointing: Literal["none", "full"] = "none"  # full: less memory, a third more compute
     compile: bool = False  # torch.compile each layer: slow first step, faster later ones
 
 

@@ -43,4 +43,10 @@ def _write_float(dumper: _Dumper, value: float) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:float", text)
 
 
+def _write_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    # Left to itself, PyYAML writes the line separators of Unicode raw, and reads them back as spaces.
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
 _Dumper.add_representer(float, _write_float)
+_Dumper.add_representer(str, _write_text)
