@@ -110,7 +110,7 @@ class AdamW:
 
     name: Literal["adamw"] = "adamw"
     lr: Positive = 1e-5  # peak learning rate
-    weight_decay: NotNegativeReal = 0.01  # per step, times lr; on matrices only, not on norms and biases
+    weight_decay: NotNegativeReal = 0.01  # per step, times lr; not on embeddings, norms and biases
     betas: tuple[Beta, Beta] = (0.9, 0.999)  # decay of the running mean of the gradient and of its square
     eps: Positive = 1e-8  # added to the root of the second moment
     clip_norm: Positive | None = 1.0  # largest norm of the whole gradient; null: no clipping
