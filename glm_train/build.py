@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-import os
 import warnings
 from dataclasses import dataclass
 from functools import partial
@@ -16,17 +16,21 @@ from lightning.pytorch.loggers import Logger
 
 from glm_train import dist
 from glm_train.callbacks.csv_logger import CsvLogger
+from glm_train.callbacks.loggers import tensorboard_logger, wandb_logger
 from glm_train.callbacks.metrics import MetricsLogger
 from glm_train.callbacks.peak_flops import peak_flops
 from glm_train.callbacks.preemption import StopOnSignal
 from glm_train.callbacks.progress import ProgressReport
 from glm_train.callbacks.resume import ResumeState
 from glm_train.callbacks.validation import ValidationSchedule
-from glm_train.checkpoint.pretrained import GlmForCausalLM, check_vocabulary
+from glm_train.checkpoint.pretrained import GlmForCausalLM
+from glm_train.checkpoint.vocabulary import check_vocabulary
+from glm_train.config.schema import TensorBoardLogger, WandbLogger
 from glm_train.data.datamodule import GlmDataModule
 from glm_train.data.plan import PLAN_VERSION, count_microbatches
-from glm_train.data.prepare import ExampleStore, prepare_chat
-from glm_train.data.split import split_store
+from glm_train.data.prepare import prepare_chat
+from glm_train.data.split import split_validation
+from glm_train.data.store import ExampleStore
 from glm_train.errors import ConfigError, DataError
 from glm_train.model.config import GlmConfig
 from glm_train.model.flops import training_flops
@@ -94,7 +98,7 @@ def build_data(config: RunConfig, tokenizer: GlmTokenizer) -> tuple[ExampleStore
     if settings.validation is not None:
         return train, prepare(_as_list(settings.validation))
     if settings.validation_fraction is not None:
-        return split_store(train, settings.validation_fraction, seed=config.seed)
+        return split_validation(train, settings.validation_fraction, config.seed)
     return train, None
 
 
@@ -115,7 +119,7 @@ def build_plan(config: RunConfig, train: ExampleStore) -> Plan:
 def plan_position(config: RunConfig, plan: Plan, train: ExampleStore) -> dict[str, Any]:
     """What a step number means: two runs with equal positions see the same steps."""
     return {
-        "data": train.fingerprint,
+        "data": hashlib.sha256(train.lengths.tobytes() + train.trained.tobytes()).hexdigest()[:16],
         "seed": config.seed,
         "microbatches_per_step": plan.microbatches_per_step,
         "token_budget": plan.token_budget,
@@ -126,7 +130,7 @@ def plan_position(config: RunConfig, plan: Plan, train: ExampleStore) -> dict[st
 
 def build_model(config: RunConfig) -> GlmForCausalLM:
     """The model with its weights in fp32, ready to be trained."""
-    model = GlmForCausalLM.from_pretrained(config.model.path, dtype=torch.float32)
+    model = GlmForCausalLM.from_pretrained(config.model.path, dtype=torch.float32).train()
     if config.model.rope_theta is not None:
         model.model.set_rope_theta(config.model.rope_theta)
     if config.model.attention == "varlen" and device_type(config) == "cpu":
@@ -171,10 +175,12 @@ def build_datamodule(
         microbatches_per_step=plan.microbatches_per_step,
         token_budget=plan.token_budget,
         documents=plan.documents,
-        start_step=start_step,
+        steps_per_epoch=plan.steps_per_epoch,
         total_steps=plan.total_steps,
+        start_step=start_step,
         validation_tokens=max(longest, plan.token_budget or 0),
         workers=config.data.workers,
+        pin_memory=device_type(config) == "cuda",
     )
 
 
@@ -215,53 +221,23 @@ def build_callbacks(
 
 
 def build_loggers(config: RunConfig, folder: RunFolder, resumed_step: int) -> list[Logger]:
+    """metrics.csv, always, and the logger that was chosen."""
     loggers: list[Logger] = [CsvLogger(folder.metrics, resumed_step)]
-    name = config.run_name or folder.path.name
-    if config.logger.name == "wandb":
-        loggers.append(_wandb(config.logger, name, folder))
-    elif config.logger.name == "tensorboard":
-        try:
-            from lightning.pytorch.loggers import TensorBoardLogger
-
-            loggers.append(TensorBoardLogger(str(folder.path), name="tensorboard", version=""))
-        except ModuleNotFoundError:
-            raise ConfigError(
-                'logger=tensorboard needs the tensorboard package: pip install "glm-train[tensorboard]"'
-            ) from None
+    chosen = config.logger
+    if isinstance(chosen, WandbLogger):
+        name = config.run_name or folder.path.name
+        loggers.append(
+            wandb_logger(
+                folder.path, name=name, project=chosen.project, entity=chosen.entity, mode=chosen.mode
+            )
+        )
+    elif isinstance(chosen, TensorBoardLogger):
+        loggers.append(tensorboard_logger(folder.path))
     return loggers
 
 
-def _wandb(settings: Any, name: str, folder: RunFolder) -> Logger:
-    from lightning.pytorch.loggers import WandbLogger
-
-    mode = settings.mode
-    if mode == "auto":
-        mode = os.environ.get("WANDB_MODE") or ("online" if _has_wandb_key() else "offline")
-    os.environ.setdefault("WANDB_SILENT", "true")
-    return WandbLogger(
-        name=name,
-        project=settings.project,
-        entity=settings.entity,
-        save_dir=str(folder.path),
-        offline=mode == "offline",
-        log_model=False,
-    )
-
-
-def _has_wandb_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    return netrc.is_file() and "wandb" in netrc.read_text(encoding="utf-8", errors="replace")
-
-
-def latest_metrics(callbacks: list[Callback]) -> dict[str, float]:
-    """The newest value of every scalar."""
-    return next(c.latest for c in callbacks if isinstance(c, MetricsLogger))
-
-
 def build_trainer(
-    config: RunConfig, folder: RunFolder, callbacks: list[Callback], loggers: list[Logger]
+    config: RunConfig, folder: RunFolder, callbacks: list[Callback], loggers: list[Logger], *, validate: bool
 ) -> Trainer:
     quiet_lightning()
     return Trainer(
@@ -272,8 +248,7 @@ def build_trainer(
         callbacks=callbacks,
         logger=loggers,
         default_root_dir=str(folder.path),
-        check_val_every_n_epoch=1,
-        val_check_interval=1.0,
+        limit_val_batches=1.0 if validate else 0,
         num_sanity_val_steps=0,
         enable_checkpointing=False,
         enable_progress_bar=False,

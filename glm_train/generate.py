@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glm_train.checkpoint.pretrained import GlmForCausalLM, check_vocabulary
+from glm_train.checkpoint.pretrained import GlmForCausalLM
+from glm_train.checkpoint.vocabulary import check_vocabulary
 from glm_train.run_folder import find_model
 from glm_train.text.chat import Conversation, Message, encode_prompt
 from glm_train.text.tokenizer import GlmTokenizer

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 import glm_train
 from glm_train import build, dist
 from glm_train.callbacks.report import write_report
+from glm_train.callbacks.resume import restore_weights
 from glm_train.checkpoint.resume import load_state
-from glm_train.config.compose import to_yaml
-from glm_train.data.prepare import ExampleStore
+from glm_train.config.yaml_text import to_yaml
+from glm_train.data.store import ExampleStore
 from glm_train.run_folder import RunFolder, choose_run_folder
 
 if TYPE_CHECKING:
@@ -47,7 +48,10 @@ def fit(config: RunConfig, recipe: str) -> RunResult:
         build.refuse_other_plan(restored[1]["position"], build.plan_position(config, plan, train), state)
     torch.manual_seed(config.seed)
     model = build.build_model(config)
-    start = restored[1]["step"] if restored else 0
+    start = 0
+    if restored:
+        restore_weights(model, restored[0])
+        start = restored[1]["step"]
     for line in [*notes, *_summary(config, folder, plan, train, validation, model, device, start)]:
         print(line, flush=True)
 
@@ -55,17 +59,18 @@ def fit(config: RunConfig, recipe: str) -> RunResult:
     folder.config.write_text(to_yaml(config), encoding="utf-8")
     task = build.build_task(config, model, plan)
     callbacks = build.build_callbacks(config, folder, plan, train, model, restored)
-    trainer = build.build_trainer(config, folder, callbacks, build.build_loggers(config, folder, start))
-    data = build.build_datamodule(config, plan, train, validation, start)
-    trainer.fit(task, datamodule=data)
+    loggers = build.build_loggers(config, folder, start)
+    trainer = build.build_trainer(config, folder, callbacks, loggers, validate=validation is not None)
+    if start < plan.total_steps:
+        trainer.fit(task, datamodule=build.build_datamodule(config, plan, train, validation, start))
     save_model(folder.model, model, tokenizer)
-    write_report(folder.report, folder.metrics, title=config.run_name or str(folder.path))
-    return RunResult(folder, task.step, build.latest_metrics(callbacks))
+    curves = write_report(folder.report, folder.metrics, title=config.run_name or str(folder.path))
+    return RunResult(folder, plan.total_steps, {name: points[-1][1] for name, points in curves.items()})
 
 
 def save_model(path: Path, model: GlmForCausalLM, tokenizer: GlmTokenizer) -> None:
     """The result: a Hugging Face folder with the tokenizer, its chat template and every stop id."""
-    model.save_pretrained(path)
+    model.save_pretrained(path, overwrite=True)  # of this run, where it was killed while it wrote
     tokenizer.save_pretrained(path)
 
 
@@ -111,8 +116,7 @@ def _summary(
 def _describe(store: ExampleStore) -> str:
     tokens, trained = int(store.lengths.sum()), int(store.trained.sum())
     line = f"{len(store):,} examples, {tokens:,} tokens, {trained:,} trained ({trained / tokens:.0%})"
-    extra: list[Any] = store.report.lines()
-    return "; ".join([line, *extra])
+    return line
 
 
 def _count(number: int) -> str:

@@ -36,3 +36,19 @@ def tiny_tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from support.tiny_tokenizer import make_tokenizer_folder
 
     return make_tokenizer_folder(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_folder: Path) -> Path:
+    """A random model folder of 50 thousand parameters, with its tokenizer. Read only."""
+    from support.model_folder import make_model_folder
+
+    return make_model_folder(tmp_path_factory.mktemp("models") / "tiny", tiny_tokenizer_folder)
+
+
+@pytest.fixture(scope="session")
+def chat_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eleven short chats in English and Chinese, of one and two turns. Read only."""
+    from support.model_folder import write_chats
+
+    return write_chats(tmp_path_factory.mktemp("chats") / "chats.jsonl")

@@ -14,6 +14,7 @@ _CHARTS = (
     ("Learning rate", ("train/lr",)),
     ("Gradient norm", ("train/grad_norm",)),
 )
+Series = list[tuple[int, float]]
 _COLOURS = ("#3566c0", "#d1662c")
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 720px; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c }
@@ -22,11 +23,9 @@ td { padding: .1rem 1.2rem .1rem 0 } td + td { font-variant-numeric: tabular-num
 @media (prefers-color-scheme: dark) { body { background: #16181c; color: #e4e4e4 } text { fill: #9a9a9a } }
 """
 
-Series = list[tuple[int, float]]
 
-
-def write_report(path: Path, metrics_csv: Path, title: str) -> None:
-    """Write the page from the run's metrics.csv."""
+def write_report(path: Path, metrics_csv: Path, title: str) -> dict[str, Series]:
+    """Write the page from the run's metrics.csv; return its curves, each scalar's (step, value) points."""
     curves = _read(metrics_csv)
     last = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{points[-1][1]:.6g}</td></tr>"
@@ -43,6 +42,7 @@ def write_report(path: Path, metrics_csv: Path, title: str) -> None:
         f"<h2>Last values</h2><table>{last}</table></html>\n",
         encoding="utf-8",
     )
+    return curves
 
 
 def _read(metrics_csv: Path) -> dict[str, Series]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from glm_train.callbacks.metrics import MetricsLogger
 from glm_train.checkpoint.resume import prune, save_state
@@ -20,7 +20,8 @@ class ResumeState(Callback):
     """Writes weights, optimizer, random state and position every `every` steps and at the end; keeps the `keep` newest.
 
     `position` describes the plan the step number counts in (data, seed, batch settings); it is stored, so that a resume
-    under another plan can be refused. `restored` is what `load_state` gave, to go on from.
+    under another plan can be refused. `restored` is what `load_state` gave, to go on from; its weights are in the
+    model already.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class ResumeState(Callback):
         assert isinstance(task, GlmTask)
         if self._restored is not None:
             tensors, meta = self._restored
-            restore(task, trainer.optimizers[0], tensors)
+            restore_optimizer(trainer.optimizers[0], tensors)
             task.step = self._saved_step = meta["step"]
             self._restored = None  # as large as the model: let it go
 
@@ -84,11 +85,15 @@ def state_tensors(task: GlmTask, optimizer: torch.optim.Optimizer) -> dict[str, 
     return {"model": weights, "optimizer": moments, "random": random}
 
 
-def restore(task: GlmTask, optimizer: torch.optim.Optimizer, tensors: dict[str, dict[str, Tensor]]) -> None:
-    """The reverse of `state_tensors`."""
+def restore_weights(model: nn.Module, tensors: dict[str, dict[str, Tensor]]) -> None:
+    """Put saved weights into the model."""
     with torch.no_grad():
-        for name, parameter in task.model.named_parameters():
+        for name, parameter in model.named_parameters():
             parameter.copy_(tensors["model"][name])
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, dict[str, Tensor]]) -> None:
+    """Put saved moments into the optimizer, and the random state into the process."""
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors["optimizer"].items():
         index, name = key.split(".", 1)

@@ -63,12 +63,9 @@ class GlmConfig:
         dtype: str | None = None,
         **extra: Any,
     ) -> None:
-        self.model_type = model_type
-        self.vocab_size = vocab_size
-        self.hidden_size = hidden_size
-        self.intermediate_size = intermediate_size
-        self.num_hidden_layers = num_hidden_layers
-        self.num_attention_heads = num_attention_heads
+        self.model_type, self.architectures = model_type, architectures
+        self.vocab_size, self.hidden_size, self.intermediate_size = vocab_size, hidden_size, intermediate_size
+        self.num_hidden_layers, self.num_attention_heads = num_hidden_layers, num_attention_heads
         self.num_key_value_heads = num_attention_heads if num_key_value_heads is None else num_key_value_heads
         self.head_dim = head_dim
         self.hidden_act = hidden_act
@@ -82,7 +79,6 @@ class GlmConfig:
         self.eos_token_id = [151329, 151336, 151338] if eos_token_id is None else eos_token_id
         self.bos_token_id = bos_token_id
         self.attention_bias = attention_bias
-        self.architectures = architectures
         # transformers 4.x calls it `torch_dtype`
         self.dtype = dtype if dtype is not None else extra.pop("torch_dtype", None)
         extra.pop("torch_dtype", None)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from glm_train import dist
 from glm_train.data.collate import PackedBatch
-from glm_train.losses.normalise import mean_over_step
+from glm_train.losses.normalise import step_scale
 from glm_train.optim.clip import clip_by_global_norm, refuse_non_finite
 
 
@@ -59,9 +59,14 @@ class GlmTask(LightningModule):
         self._learning_rate = learning_rate
         self._clip_norm = clip_norm
 
-    def loss_sum(self, batch: PackedBatch) -> Tensor:
-        """The sum of the microbatch's token losses, fp32. With no labels: 0, still attached to every weight."""
+    def loss(self, batch: PackedBatch, scale: float) -> Tensor:
+        """`scale` times the sum of the microbatch's token losses, fp32. With no labels: 0, attached to every weight."""
         raise TypeError(f"{type(self).__name__} does not say what its loss is")
+
+    def transfer_batch_to_device(
+        self, batch: Sequence[PackedBatch], device: torch.device, dataloader_idx: int
+    ) -> list[PackedBatch]:
+        return [microbatch.to(device, non_blocking=True) for microbatch in batch]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self._make_optimizer(self.model)
@@ -73,7 +78,7 @@ class GlmTask(LightningModule):
             group["lr"] = lr
         losses = []
         for batch in microbatches:
-            loss = mean_over_step(self.loss_sum(batch), batch.step_tokens, dist.world_size())
+            loss = self.loss(batch, step_scale(batch.step_tokens, dist.world_size()))
             self.manual_backward(loss)
             losses.append(loss.detach())
         norm = clip_by_global_norm(self.model.parameters(), self._clip_norm)

@@ -16,20 +16,21 @@ from glm_train.tasks.base import GlmTask
 class ChatTask(GlmTask):
     """Fine-tunes a `GlmForCausalLM`. Only what predicts a trained token reaches the last MLP and the head."""
 
-    def loss_sum(self, batch: PackedBatch) -> Tensor:
-        return linear_cross_entropy(self._hidden(batch), self.model.lm_head.weight, batch.targets)
+    def loss(self, batch: PackedBatch, scale: float) -> Tensor:
+        return linear_cross_entropy(
+            self._hidden(batch), self.model.lm_head.weight, batch.targets, scale=scale
+        )
 
     def on_validation_epoch_start(self) -> None:
         # loss sum, correct tokens, tokens: one tensor, so that ranks need one reduction
         self._sums = torch.zeros(3, dtype=torch.float64, device=self.device)
 
-    def validation_step(self, batch: PackedBatch, _index: int) -> None:
-        loss, correct = linear_cross_entropy_metrics(
-            self._hidden(batch), self.model.lm_head.weight, batch.targets
-        )
-        self._sums += torch.stack(
-            (loss.double(), correct.double(), torch.full_like(loss, len(batch.targets)).double())
-        )
+    def validation_step(self, microbatches: list[PackedBatch], _index: int) -> None:
+        for batch in microbatches:
+            hidden_MH, weight_VH = self._hidden(batch), self.model.lm_head.weight
+            loss, correct = linear_cross_entropy_metrics(hidden_MH, weight_VH, batch.targets)
+            count = torch.full_like(loss, len(batch.targets))
+            self._sums += torch.stack((loss, correct.to(loss), count)).double()
 
     def on_validation_epoch_end(self) -> None:
         loss, correct, tokens = dist.all_reduce_sum(self._sums).tolist()

@@ -1,0 +1,253 @@
+"""The same tiny GLM folder, the same chats, the same optimizer steps: TRL's SFTTrainer and glm-train, side by side.
+
+    pip install -c constraints.txt -e ".[demo,bench]"
+    python benchmarks/cpu_vs_trl.py                # both vocabularies; writes benchmarks/results/cpu_vs_trl.md
+
+Each side trains in a process of its own, in turn, several times. fp32, four chats a step, at most 1,024 tokens a chat,
+loss on the assistant's tokens only, AdamW, no activation checkpointing on either side (TRL's default would be slower).
+The chats are ragged, as chats are; speed counts real tokens, never padding, from the third step on. Memory is the largest
+resident set of the process. The losses of the first step are printed too: the two sides train the same thing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+WARM_STEPS = 2
+SHAPE = {
+    "hidden_size": 256,
+    "intermediate_size": 896,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vocabulary", type=int, nargs="+", default=[8192, 151552])
+    parser.add_argument("--steps", type=int, default=14)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--side", choices=["ours", "trl"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "cpu_vs_trl.md")
+    args = parser.parse_args()
+    if args.side:
+        print(json.dumps({"ours": run_ours, "trl": run_trl}[args.side](args.folder, args.steps)))
+        return
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for vocabulary in args.vocabulary:
+            folder = make_inputs(Path(scratch) / str(vocabulary), vocabulary, chats=4 * args.steps)
+            results: dict[str, list[dict[str, Any]]] = {"trl": [], "ours": []}
+            for _ in range(args.rounds):
+                for side, found in results.items():
+                    found.append(run_side(side, folder, args.steps))
+                    print(vocabulary, side, found[-1], flush=True)
+            rows.append((vocabulary, results))
+    text = report(rows, args)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(text, encoding="utf-8")
+    print("\n" + text)
+
+
+def make_inputs(folder: Path, vocabulary: int, chats: int) -> Path:
+    """A model folder and a file of multi-turn chats with ragged lengths, made of the demo's conversations."""
+    import torch
+
+    from glm_train import GlmConfig, GlmForCausalLM, GlmTokenizer
+    from glm_train.demo.make import make_demo
+
+    make_demo(folder / "demo")
+    source = folder / "demo" / "tiny-glm"
+    values = {**GlmConfig.from_pretrained(source).to_dict(), **SHAPE, "vocab_size": vocabulary}
+    torch.manual_seed(0)
+    GlmForCausalLM(GlmConfig.from_dict(values)).save_pretrained(folder / "model")
+    tokenizer = GlmTokenizer.from_pretrained(source)
+    tokenizer.save_pretrained(folder / "model")
+    mark_generation(folder / "model" / "chat_template.jinja")
+    lines = (folder / "demo" / "chat" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    pool = [json.loads(line)["messages"] for line in lines]
+    draw = random.Random(0)
+    with (folder / "chats.jsonl").open("w", encoding="utf-8") as file:
+        for _ in range(chats):
+            target, messages, tokens = min(draw.lognormvariate(5.9, 0.6), 980), [], 0
+            while True:
+                more = draw.choice(pool)
+                tokens += sum(len(tokenizer.encode(m["content"])) + 2 for m in more)
+                if messages and tokens > target:
+                    break
+                messages += more
+            file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+    return folder
+
+
+def mark_generation(template: Path) -> None:
+    """Mark what the assistant says with `{% generation %}`: TRL finds the trained tokens by it. Renders the same."""
+    text = TEMPLATE
+    template.write_text(text, encoding="utf-8")
+
+
+TEMPLATE = (
+    "[gMASK]<sop>"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}<|assistant|>{% generation %}\n{{ message['content'] }}{% endgeneration %}"
+    "{% else %}<|{{ message['role'] }}|>\n{{ message['content'] }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def run_side(side: str, folder: Path, steps: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--side", side, "--folder", str(folder), "--steps", str(steps)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    if done.returncode:
+        raise SystemExit(f"{side} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def measured(stamps: list[float], tokens: list[int], losses: list[float]) -> dict[str, Any]:
+    """Speed after the warm steps, and the process's peak. `stamps[i]` is when step i ended."""
+    seconds = stamps[-1] - stamps[WARM_STEPS - 1]
+    return {
+        "tokens_per_second": round(sum(tokens[WARM_STEPS:]) / seconds, 1),
+        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 3),
+        "first_loss": round(losses[0], 4),
+        "last_loss": round(losses[-1], 4),
+        "tokens": sum(tokens[WARM_STEPS:]),
+    }
+
+
+def run_ours(folder: Path, steps: int) -> dict[str, Any]:
+    """Our own command, with a callback that looks at the clock."""
+    from lightning.pytorch import Callback
+
+    from glm_train import build, run
+    from glm_train.config.compose import compose
+
+    stamps, tokens, losses = [], [], []
+
+    class Clock(Callback):
+        def on_train_batch_end(self, trainer: Any, task: Any, *_: Any) -> None:
+            stamps.append(time.perf_counter())
+            tokens.append(task.last.tokens)
+            losses.append(float(task.last.loss))
+
+    callbacks = build.build_callbacks
+    build.build_callbacks = lambda *a: [Clock(), *callbacks(*a)]
+    settings = {
+        "model.path": folder / "model",
+        "data.train": folder / "chats.jsonl",
+        "data.max_length": 1024,
+        "data.cache_dir": folder / "cache",
+        "batch.documents": 4,
+        "trainer.max_steps": steps,
+        "trainer.max_epochs": 1,
+        "trainer.accelerator": "cpu",
+        "trainer.save_every": 10**6,
+        "output_dir": tempfile.mkdtemp(dir=folder) + "/run",
+    }
+    config = compose("chat_smoke", [f"{key}={value}" for key, value in settings.items()])
+    run.fit(config, "benchmark")
+    return measured(stamps, tokens, losses)
+
+
+def run_trl(folder: Path, steps: int) -> dict[str, Any]:
+    """TRL's SFTTrainer on transformers' model, with the settings that its documentation gives for this."""
+    from datasets import load_dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    stamps, tokens, losses = [], [], []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            stamps.append(time.perf_counter())
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if "loss" in logs:
+                losses.append(logs["loss"])
+
+    class Counting(SFTTrainer):
+        def training_step(self, model: Any, inputs: Any, *rest: Any) -> Any:
+            tokens.append(int(inputs["attention_mask"].sum()))
+            return super().training_step(model, inputs, *rest)
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    trainer = Counting(
+        model=AutoModelForCausalLM.from_pretrained(folder / "model"),
+        processing_class=tokenizer,
+        train_dataset=load_dataset("json", data_files=str(folder / "chats.jsonl"), split="train"),
+        callbacks=[Clock()],
+        args=SFTConfig(
+            output_dir=tempfile.mkdtemp(dir=folder),
+            max_length=1024,
+            per_device_train_batch_size=4,
+            max_steps=steps,
+            assistant_only_loss=True,
+            gradient_checkpointing=False,
+            learning_rate=1e-5,
+            bf16=False,
+            use_cpu=True,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+        ),
+    )
+    trainer.train()
+    return measured(stamps, tokens, losses)
+
+
+def report(rows: list[tuple[int, dict[str, list[dict[str, Any]]]]], args: argparse.Namespace) -> str:
+    import lightning
+    import torch
+    import transformers
+    import trl
+
+    lines = [
+        "# glm-train and TRL on one CPU",
+        "",
+        "`python benchmarks/cpu_vs_trl.py`: fp32, a GLM body of 5.1 M parameters (hidden 256, 6 layers), 4 ragged chats a",
+        "step, at most 1,024 tokens a chat, assistant-only loss, AdamW. Medians of "
+        f"{args.rounds} runs of {args.steps} steps, the two sides in turn.",
+        f"{processor()}, {torch.get_num_threads()} threads; torch {torch.__version__}, lightning {lightning.__version__}, "
+        f"transformers {transformers.__version__}, TRL {trl.__version__}, Python {platform.python_version()}.",
+        "",
+        "| vocabulary | TRL tokens/s | ours tokens/s | speed | TRL peak GB | ours peak GB | memory |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for vocabulary, results in rows:
+        speed = {s: statistics.median(r["tokens_per_second"] for r in found) for s, found in results.items()}
+        peak = {s: statistics.median(r["peak_gb"] for r in found) for s, found in results.items()}
+        pairs = [o["tokens_per_second"] / t["tokens_per_second"] for o, t in zip(results["ours"], results["trl"], strict=True)]
+        lines.append(
+            f"| {vocabulary:,} | {speed['trl']:,.0f} | {speed['ours']:,.0f} | {statistics.median(pairs):.2f}x "
+            f"({min(pairs):.2f} to {max(pairs):.2f}) | {peak['trl']:.2f} | {peak['ours']:.2f} | "
+            f"{peak['ours'] / peak['trl']:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown CPU"
+
+
+if __name__ == "__main__":
+    main()
