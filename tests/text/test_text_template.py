@@ -179,3 +179,9 @@ def test_folder_that_is_no_chat_model_says_so(tmp_path: Path) -> None:
     assert ours.chat_template is None
     with pytest.raises(CheckpointError, match="no chat template and not the special tokens"):
         ours.apply_chat_template(CHAT)
+
+
+def test_a_long_chat_may_write_what_it_holds(tiny_tokenizer_folder: Path) -> None:
+    ours = GlmTokenizer.from_pretrained(tiny_tokenizer_folder)
+    text = ours.apply_chat_template([{"role": "user", "content": "x" * 1_100_000}], tokenize=False)
+    assert len(text) > 1_100_000

@@ -269,3 +269,9 @@ def test_malformed_template_entry_is_refused(tmp_path: Path, value: Any) -> None
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(CheckpointError, match="chat_template must be a string or a list"):
         GlmTokenizer.from_pretrained(folder)
+
+
+def test_a_control_token_that_ordinary_text_can_make_is_refused(tmp_path: Path) -> None:
+    folder = edit_config(tmp_path, additional_special_tokens=["get"])
+    with pytest.raises(CheckpointError, match="'get' is also an ordinary word of the vocabulary"):
+        GlmTokenizer.from_pretrained(folder)
