@@ -31,7 +31,7 @@ from glm_train.data.plan import PLAN_VERSION, count_microbatches
 from glm_train.data.prepare import prepare_chat
 from glm_train.data.split import split_validation
 from glm_train.data.store import ExampleStore
-from glm_train.errors import ConfigError, DataError
+from glm_train.errors import ConfigError
 from glm_train.model.config import GlmConfig
 from glm_train.model.flops import training_flops
 from glm_train.optim.groups import parameter_groups
@@ -82,8 +82,6 @@ def build_tokenizer(config: RunConfig) -> tuple[GlmTokenizer, GlmConfig]:
 def build_data(config: RunConfig, tokenizer: GlmTokenizer) -> tuple[ExampleStore, ExampleStore | None]:
     """Training and validation examples, tokenised, from the cache where it has them."""
     settings = config.data
-    if settings.validation is not None and settings.validation_fraction is not None:
-        raise ConfigError("data.validation and data.validation_fraction are both set: remove one")
     prepare = partial(
         prepare_chat,
         tokenizer=tokenizer,
@@ -94,9 +92,9 @@ def build_data(config: RunConfig, tokenizer: GlmTokenizer) -> tuple[ExampleStore
         cache_dir=settings.cache_dir,
         workers=settings.workers,
     )
-    train = prepare(_as_list(settings.train))
+    train = prepare(settings.train)
     if settings.validation is not None:
-        return train, prepare(_as_list(settings.validation))
+        return train, prepare(settings.validation)
     if settings.validation_fraction is not None:
         return split_validation(train, settings.validation_fraction, config.seed)
     return train, None
@@ -273,9 +271,3 @@ def refuse_other_plan(saved: dict[str, Any], now: dict[str, Any], state: Path) -
         raise ConfigError(
             f"{state}: cannot be resumed, because the plan of steps has changed:\n" + "\n".join(changed)
         )
-
-
-def _as_list(files: str | list[str]) -> list[str]:
-    if isinstance(files, (list, tuple)) and not files:
-        raise DataError("data.train is an empty list: name at least one file")
-    return [files] if isinstance(files, str) else list(files)

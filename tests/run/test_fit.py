@@ -225,7 +225,7 @@ def test_resuming_what_is_not_there_is_explained(
     tmp_path: Path, model_folder: Path, chat_file: Path, resume: str
 ) -> None:
     settings = {"resume": tmp_path / resume if resume == "missing" else resume}
-    with pytest.raises(GlmTrainError, match="no such folder|add output_dir"):
+    with pytest.raises(GlmTrainError, match=r"no such folder|add output_dir"):
         run.fit(configure(model_folder, chat_file, None, **settings), "test")
 
 

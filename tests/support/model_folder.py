@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,6 @@ def chat_line(*turns: tuple[str, str]) -> str:
 def write_chats(path: Path, repeats: int = 1) -> Path:
     """`CHATS` as single-turn conversations, and each with the next one as conversations of two turns."""
     lines = [chat_line(chat) for chat in CHATS]
-    lines += [chat_line(first, second) for first, second in zip(CHATS, CHATS[1:], strict=False)]
+    lines += [chat_line(first, second) for first, second in pairwise(CHATS)]
     path.write_text("\n".join(lines * repeats) + "\n", encoding="utf-8")
     return path
