@@ -33,7 +33,7 @@ from glm_train.losses.softmax import logit_gradients, losses_in_place
 
 # fp32 bytes of one chunk's logits. Each chunk reads and writes dW once (V x H x 8 bytes), so it should have about as
 # many rows as H, or more; beyond that nothing gets faster. On two CPU cores with V = 151,552 and H = 256, 32 rows take
-# 1.6 times as long as 220, and 1,000 rows gain nothing. Accelerators want 1,024 rows or more for full-speed products.
+# 1.6 times as long as 256, and 1,000 rows gain nothing. Accelerators want 1,024 rows or more for full-speed products.
 _CHUNK_BYTES_CPU = 128 * 2**20
 _CHUNK_BYTES = 640 * 2**20
 
