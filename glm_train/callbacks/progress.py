@@ -18,7 +18,7 @@ class ProgressReport(Callback):
 
     def __init__(self, metrics: MetricsLogger, console: Console | None = None) -> None:
         self.metrics = metrics
-        self.console = console or Console()
+        self.console = console or Console(soft_wrap=True, highlight=False)
         self._bar: Progress | None = None
         self._began, self._first_step = 0.0, 0
 
