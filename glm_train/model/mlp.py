@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from glm_train.model.config import GlmConfig
 
-_ACTIVATION = {
-    "silu": nn.functional.silu,
-    "swish": nn.functional.silu,
-    "gelu": nn.functional.gelu,
-    "relu": nn.functional.relu,
-}
+_ACTIVATION = {"gelu": nn.functional.gelu, "relu": nn.functional.relu}
 
 
 class GlmMLP(nn.Module):
@@ -21,8 +20,35 @@ class GlmMLP(nn.Module):
         super().__init__()
         self.gate_up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-        self.activation = _ACTIVATION[config.hidden_act]
+        self.activation = _ACTIVATION.get(config.hidden_act)  # None: silu, the family's own
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        gate_up = self.gate_up_proj(x)
+        if self.activation is None:
+            return self.down_proj(_SwiGLU.apply(gate_up))
+        gate, up = gate_up.chunk(2, dim=-1)
         return self.down_proj(up * self.activation(gate))
+
+
+class _SwiGLU(torch.autograd.Function):
+    """up * silu(gate), keeping only its input for backward: 2I numbers a token, where autograd would keep 3I.
+
+    With s = sigmoid(gate): d up = dy gate s,  d gate = dy up s (1 + gate (1 - s)).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return nn.functional.silu(gate).mul_(up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (gate_up,) = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        out = torch.empty_like(gate_up)
+        gate_grad, up_grad = out.chunk(2, dim=-1)
+        torch.mul(grad, nn.functional.silu(gate), out=up_grad)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=gate_grad)
+        return out

@@ -1,9 +1,18 @@
-"""RMSNorm, computed in fp32 and cast back before the weight is applied, as transformers does."""
+"""RMSNorm, computed in fp32 and cast back before the weight is applied, as transformers does.
+
+With s = 1 / sqrt(mean(x^2) + eps) and n = s x, backward needs x and s alone (one number a token), where autograd would
+keep four tensors of the size of x:
+
+    y = w n        dx = s (dy w - n mean(dy w n))        dw = sum over tokens of dy n
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class GlmRMSNorm(nn.Module):
@@ -15,11 +24,29 @@ class GlmRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.float32:
-            return nn.functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        x32 = x.float()
-        x32 = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * x32.to(x.dtype)
+        return _RMSNorm.apply(x, self.weight, self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.weight.numel()}, eps={self.eps}"
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        x32 = x.float()
+        scale = torch.linalg.vector_norm(x32, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        normed = (x32 * scale).to(x.dtype)
+        return normed.mul_(weight) if normed.dtype == weight.dtype else normed * weight
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight, scale = ctx.saved_tensors
+        wide = torch.promote_types(x.dtype, torch.float32)
+        normed, grad = x.to(wide) * scale, grad.to(wide)
+        weighed = grad * normed
+        weight_grad = weighed.flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        weight = weight.to(wide)
+        projection = (weighed @ weight).unsqueeze_(-1).div_(-x.shape[-1])
+        return (grad * weight).addcmul_(normed, projection).mul_(scale).to(x.dtype), weight_grad, None

@@ -10,8 +10,11 @@ Shapes: B batch, T tokens, N heads, D head dim, R rotated channels.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from glm_train.model.config import GlmConfig
 
@@ -33,11 +36,30 @@ def rotary_tables(inverse_P: Tensor, position_ids_BT: Tensor, dtype: torch.dtype
 
 def apply_rotary(x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor) -> Tensor:
     """Turn the first R channels of each head by the tables' angles; the others pass through."""
+    return _Rotary.apply(x_BTND, cos_BT1P, sin_BT1P)
+
+
+class _Rotary(torch.autograd.Function):
+    """Turning back by the same angles is the gradient, so only the tables are kept, not what was turned."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_BT1P, sin_BT1P)
+        return _turn(x_BTND, cos_BT1P, sin_BT1P, sign=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BTND: Tensor) -> tuple[Tensor, None, None]:
+        cos_BT1P, sin_BT1P = ctx.saved_tensors
+        return _turn(grad_BTND, cos_BT1P, sin_BT1P, sign=-1), None, None
+
+
+def _turn(x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor, sign: int) -> Tensor:
     rotary_dim = 2 * cos_BT1P.shape[-1]
-    even, odd = x_BTND[..., :rotary_dim].unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack(
-        (even * cos_BT1P - odd * sin_BT1P, odd * cos_BT1P + even * sin_BT1P), dim=-1
-    ).flatten(-2)
-    if rotary_dim == x_BTND.shape[-1]:
-        return turned
-    return torch.cat((turned, x_BTND[..., rotary_dim:]), dim=-1)
+    even, odd = x_BTND[..., 0:rotary_dim:2], x_BTND[..., 1:rotary_dim:2]
+    dtype = torch.promote_types(x_BTND.dtype, cos_BT1P.dtype)
+    out_BTND = torch.empty(x_BTND.shape, dtype=dtype, device=x_BTND.device)
+    torch.mul(even, cos_BT1P, out=out_BTND[..., 0:rotary_dim:2]).addcmul_(odd, sin_BT1P, value=-sign)
+    torch.mul(odd, cos_BT1P, out=out_BTND[..., 1:rotary_dim:2]).addcmul_(even, sin_BT1P, value=sign)
+    out_BTND[..., rotary_dim:] = x_BTND[..., rotary_dim:]
+    return out_BTND
