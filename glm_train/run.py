@@ -43,8 +43,9 @@ def fit(config: RunConfig, recipe: str) -> RunResult:
     tokenizer, _ = build.build_tokenizer(config)
     train, validation = build.build_data(config, tokenizer)
     plan = build.build_plan(config, train)
-    restored = load_state(state) if state else None
-    if restored:
+    restored = None
+    if state is not None:
+        restored = load_state(state)
         build.refuse_other_plan(restored[1]["position"], build.plan_position(config, plan, train), state)
     torch.manual_seed(config.seed)
     model = build.build_model(config)

@@ -73,8 +73,10 @@ def _from_path(path: Path, output_dir: str | None) -> tuple[RunFolder, Path | No
         raise ConfigError(
             f"resume={path}: no such folder. Expected never, auto, a run folder or one of its states"
         )
+    state: Path | None = path
+    notes: list[str] = []
     if (path / "manifest.json").exists():
-        folder, state, notes = RunFolder(path.absolute().parent.parent), path, []
+        folder = RunFolder(path.absolute().parent.parent)
     else:
         folder = RunFolder(path)
         state, skipped = newest_valid(folder.checkpoints) if folder.checkpoints.is_dir() else (None, [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 
 from glm_train.errors import ConfigError
 
@@ -79,7 +80,7 @@ def _sampling(args: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def _typed():  # type: ignore[no-untyped-def]
+def _typed() -> Iterator[str]:
     """User messages typed at the terminal, or the lines of standard input, until it ends."""
     interactive = sys.stdin.isatty()
     if interactive:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import inspect
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,14 +108,15 @@ def _documents_varlen(q: Tensor, k: Tensor, v: Tensor, mask: PackedDocuments, dr
 
 
 @functools.cache
-def _varlen():  # type: ignore[no-untyped-def]
+def _varlen() -> Any:
     """`varlen_attn` made causal and grouped: torch 2.10 names those arguments differently from later releases."""
     from torch.nn.attention.varlen import varlen_attn
 
     known = inspect.signature(varlen_attn).parameters
-    causal = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
-    grouped = {"enable_gqa": True} if "enable_gqa" in known else {}
-    return functools.partial(varlen_attn, **causal, **grouped)
+    arguments: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    if "enable_gqa" in known:
+        arguments["enable_gqa"] = True
+    return functools.partial(varlen_attn, **arguments)
 
 
 def _documents_flex(q: Tensor, k: Tensor, v: Tensor, mask: PackedDocuments, dropout: float) -> Tensor:
@@ -137,7 +139,7 @@ def _documents_flex(q: Tensor, k: Tensor, v: Tensor, mask: PackedDocuments, drop
 
 
 @functools.cache
-def _flex(device_type: str):  # type: ignore[no-untyped-def]
+def _flex(device_type: str) -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention) if device_type == "cuda" else flex_attention

@@ -67,7 +67,7 @@ class GlmConfig:
         self.vocab_size, self.hidden_size, self.intermediate_size = vocab_size, hidden_size, intermediate_size
         self.num_hidden_layers, self.num_attention_heads = num_hidden_layers, num_attention_heads
         self.num_key_value_heads = num_attention_heads if num_key_value_heads is None else num_key_value_heads
-        self.head_dim = head_dim
+        self.head_dim: int = head_dim  # type: ignore[assignment]  # None until the end of this constructor
         self.hidden_act = hidden_act
         self.attention_dropout = attention_dropout
         self.max_position_embeddings = max_position_embeddings

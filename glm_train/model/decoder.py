@@ -124,7 +124,7 @@ class GlmModel(nn.Module):
                 position_ids = _restarting_positions(cu_seqlens, h_BTH.shape[1])
         if position_ids is None:
             position_ids = torch.arange(past, past + h_BTH.shape[1], device=h_BTH.device)[None]
-        every = [] if output_hidden_states else None
+        every: list[Tensor] | None = [] if output_hidden_states else None
         h_BTH = self._run(h_BTH, position_ids, mask, cache, every=every)
         kept = None if cache is None else cache.to_legacy() if legacy else cache
         states = None if every is None else (*every, h_BTH)

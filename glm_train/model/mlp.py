@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from glm_train.model.config import GlmConfig
 
-_ACTIVATION = {"gelu": nn.functional.gelu, "relu": nn.functional.relu}
+_ACTIVATION: dict[str, Callable[[Tensor], Tensor]] = {"gelu": nn.functional.gelu, "relu": nn.functional.relu}
 
 
 class GlmMLP(nn.Module):

@@ -10,11 +10,14 @@ from torch import Tensor
 from glm_train import dist
 from glm_train.data.collate import PackedBatch
 from glm_train.losses.linear_cross_entropy import linear_cross_entropy, linear_cross_entropy_metrics
+from glm_train.model.heads import GlmForCausalLM
 from glm_train.tasks.base import GlmTask
 
 
 class ChatTask(GlmTask):
     """Fine-tunes a `GlmForCausalLM`. Only what predicts a trained token reaches the last MLP and the head."""
+
+    model: GlmForCausalLM
 
     def loss(self, batch: PackedBatch, scale: float) -> Tensor:
         return linear_cross_entropy(

@@ -92,7 +92,7 @@ def told(recipe: str, *overrides: str) -> str:
         ("data.validation_fraction=0.1", ["set one to null"]),
         ("data.packing=false", ["batch.tokens is read only with data.packing=true", "set batch.tokens=null"]),
         ("batch.documents=4", ["batch.tokens and batch.documents are two ways"]),
-        ("data.max_length=8192", ["batch.tokens (4096) is less than data.max_length (8192)"]),
+        ("data.max_length=8192", ["batch.tokens (1024) is less than data.max_length (8192)"]),
     ],
 )
 def test_one_fault(argument: str, parts: list[str]) -> None:

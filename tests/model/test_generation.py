@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.tiny_models import SHAPE
 
 from glm_train.model.cache import KeyValueCache
 from glm_train.model.config import GlmConfig
 from glm_train.model.heads import GlmForCausalLM
+from support.tiny_models import SHAPE
 
 
 @pytest.fixture

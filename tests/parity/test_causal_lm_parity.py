@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from support.reference import pair, relative
 from support.tiny_models import VARIANTS
 from support.tolerances import GRADIENT, LOGITS, LOSS
