@@ -15,7 +15,7 @@ from glm_train.callbacks.resume import restore_weights
 from glm_train.checkpoint.resume import load_state
 from glm_train.config.yaml_text import to_yaml
 from glm_train.data.store import ExampleStore
-from glm_train.run_folder import RunFolder, choose_run_folder
+from glm_train.run_folder import RunFolder, choose_run_folder, mark_latest
 
 if TYPE_CHECKING:
     from glm_train.checkpoint.pretrained import GlmForCausalLM
@@ -58,6 +58,8 @@ def fit(config: RunConfig, recipe: str) -> RunResult:
 
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.config.write_text(to_yaml(config), encoding="utf-8")
+    if config.output_dir is None and state is None:
+        mark_latest(folder)
     task = build.build_task(config, model, plan)
     callbacks = build.build_callbacks(config, folder, plan, train, model, restored)
     loggers = build.build_loggers(config, folder, start)

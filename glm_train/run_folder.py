@@ -113,6 +113,16 @@ def _refuse_occupied(folder: RunFolder) -> None:
         )
 
 
+def mark_latest(folder: RunFolder) -> None:
+    """Let `latest`, beside a run that was named by its time, point to it."""
+    link = folder.path.parent / "latest"
+    if link.exists() and not link.is_symlink():
+        return
+    fresh = link.with_name(f".latest-{os.getpid()}")
+    fresh.symlink_to(folder.path.name, target_is_directory=True)
+    fresh.replace(link)
+
+
 def find_model(run_or_model: str) -> Path:
     """The model folder that a user's word names: a model folder, a run folder, or a folder of runs (its newest run).
 

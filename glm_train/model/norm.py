@@ -3,7 +3,7 @@
 With s = 1 / sqrt(mean(x^2) + eps) and n = s x, backward needs x and s alone (one number a token), where autograd would
 keep four tensors of the size of x:
 
-    y = w n        dx = s (dy w - n mean(dy w n))        dw = sum over tokens of dy n
+    y = w n        dx = s dy w - x s^3 mean(x dy w)        dw = sum over tokens of s x dy
 """
 
 from __future__ import annotations
@@ -46,9 +46,10 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight, scale = ctx.saved_tensors
         wide = torch.promote_types(x.dtype, torch.float32)
-        normed, grad = x.to(wide) * scale, grad.to(wide)
-        weighed = grad * normed
-        weight_grad = weighed.flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
-        weight = weight.to(wide)
-        projection = (weighed @ weight).unsqueeze_(-1).div_(-x.shape[-1])
-        return (grad * weight).addcmul_(normed, projection).mul_(scale).to(x.dtype), weight_grad, None
+        wide_x, grad, weight32 = x.to(wide), grad.to(wide), weight.to(wide)
+        product = wide_x * grad
+        weight_grad = None
+        if ctx.needs_input_grad[1]:
+            weight_grad = (product.flatten(0, -2).t() @ scale.flatten()).to(weight.dtype)
+        pull = (product @ weight32).unsqueeze_(-1).mul_(scale**3).div_(-x.shape[-1])
+        return (grad * weight32).mul_(scale).addcmul_(wide_x, pull).to(x.dtype), weight_grad, None
