@@ -13,7 +13,7 @@ quickstart: $(VENV)/.runs ## install, make the demo data, fine-tune a tiny GLM o
 	@$(BIN)/glm-train demo demo
 	@echo && $(BIN)/glm-train fit quickstart
 	@echo && echo "Three questions from the training data:" && echo
-	@$(BIN)/glm-train generate runs/quickstart --prompt "What is AI?" --prompt "Who are you?" --prompt "你好"
+	@$(BIN)/glm-train generate runs/quickstart --prompt "What is AI?" --prompt "can you write a stack in Python?" --prompt "离银河系最近的大型星系叫什么?"
 	@echo "The run is in $$(ls -td runs/quickstart/*/ | head -n 1)"
 	@echo "Try next:  $(BIN)/glm-train generate runs/quickstart          chat with it"
 	@echo "           $(BIN)/glm-train fit quickstart optim.lr=1e-3      change a setting"

@@ -3,10 +3,10 @@
     python benchmarks/gpu_train_step.py            # writes benchmarks/results/train_step_<device>.md
 
 Random bf16 weights, as many of the 40 layers as fit, packed rows of 4,096 and 8,192 tokens holding documents of
-log-normal length (half of each trained), forward, backward and fused AdamW. Sweeps the attention backends, then the rows
-of logits in a chunk of the loss. Utilisation counts the operations of `glm_train.model.flops` (causal attention inside
-documents, the head at trained tokens only), against the data sheet's peak and against a large bf16 product that is
-timed beside it. `--device cpu --layers 1 --hidden 128 --tokens 256` tries the script without a GPU.
+log-normal length (half of each trained), forward, backward and fused AdamW. Sweeps the attention backends, then the
+rows of logits in a chunk of the loss. Utilisation counts the operations of `glm_train.model.flops` (causal attention
+inside documents, the head at trained tokens only), against the data sheet's peak and against a large bf16 product that
+is timed beside it. `--device cpu --layers 1 --hidden 128 --tokens 256` tries the script without a GPU.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def report(name: str, product: float, args: argparse.Namespace, lines: list[str]
             + (f", {', '.join(how)}." if how else "."),
             f"A large bf16 product beside it: {product / 1e12:,.0f} TFLOP/s.",
             "",
-            "| tokens a row | layers | attention | loss rows a chunk | tokens/s | of the data sheet | of the product | peak GiB | loss |",
+            "| tokens | layers | attention | loss chunk rows | tokens/s | of data sheet | of product | GiB | loss |",
             "|---|---|---|---|---|---|---|---|---|",
             *lines,
             "",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from glm_train.checkpoint.pretrained import GlmForCausalLM
 from glm_train.checkpoint.vocabulary import check_vocabulary
+from glm_train.model.generation import stop_ids
 from glm_train.run_folder import find_model
 from glm_train.text.chat import Conversation, Message, encode_prompt
 from glm_train.text.tokenizer import GlmTokenizer
@@ -35,6 +36,8 @@ class Talker:
         dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
         self.model: Any = GlmForCausalLM.from_pretrained(folder, dtype=dtype, device=self.device).eval()
         check_vocabulary(self.model.config, self.tokenizer)
+        # Also where config.json lists fewer: a role token means that it is someone else's turn.
+        self.stop_ids = sorted({*stop_ids(self.model), *self.tokenizer.stop_token_ids})
 
     def answer(
         self, messages: list[Message], *, on_text: Callable[[str], None] | None = None, **sampling: Any
@@ -45,9 +48,10 @@ class Talker:
         """
         prompt = encode_prompt(self.tokenizer, Conversation(tuple(messages), None))
         ids = torch.tensor([prompt], device=self.device)
-        stream = _TextStream(self.tokenizer, self.model.config.eos_token_ids, on_text)
-        out = self.model.generate(ids, streamer=stream, **sampling)[0, len(prompt) :].tolist()
-        stopped = out[-1] in self.model.config.eos_token_ids
+        stream = _TextStream(self.tokenizer, self.stop_ids, on_text)
+        new = self.model.generate(ids, streamer=stream, eos_token_id=self.stop_ids, **sampling)
+        out = new[0, len(prompt) :].tolist()
+        stopped = out[-1] in self.stop_ids
         return Answer(
             text=self.tokenizer.decode(out[:-1] if stopped else out).removeprefix("\n"),
             stopped_by=self.tokenizer.decode(out[-1:]) if stopped else None,

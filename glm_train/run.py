@@ -15,7 +15,8 @@ from glm_train.callbacks.resume import restore_weights
 from glm_train.checkpoint.resume import load_state
 from glm_train.config.yaml_text import to_yaml
 from glm_train.data.store import ExampleStore
-from glm_train.run_folder import RunFolder, choose_run_folder, mark_latest
+from glm_train.model.generation import stop_ids
+from glm_train.run_folder import RunFolder, choose_run_folder
 
 if TYPE_CHECKING:
     from glm_train.checkpoint.pretrained import GlmForCausalLM
@@ -56,10 +57,7 @@ def fit(config: RunConfig, recipe: str) -> RunResult:
     for line in [*notes, *_summary(config, folder, plan, train, validation, model, device, start)]:
         print(line, flush=True)
 
-    folder.path.mkdir(parents=True, exist_ok=True)
-    folder.config.write_text(to_yaml(config), encoding="utf-8")
-    if config.output_dir is None and state is None:
-        mark_latest(folder)
+    folder.begin(to_yaml(config), latest=config.output_dir is None and state is None)
     task = build.build_task(config, model, plan)
     callbacks = build.build_callbacks(config, folder, plan, train, model, restored)
     loggers = build.build_loggers(config, folder, start)
@@ -72,7 +70,14 @@ def fit(config: RunConfig, recipe: str) -> RunResult:
 
 
 def save_model(path: Path, model: GlmForCausalLM, tokenizer: GlmTokenizer) -> None:
-    """The result: a Hugging Face folder with the tokenizer, its chat template and every stop id."""
+    """The result: a Hugging Face folder with the tokenizer and its chat template.
+
+    Its generation_config.json lists every token that ends a turn, because all of them were trained: a server that
+    knows fewer would let the model run on into the user's part.
+    """
+    known = stop_ids(model)
+    stops = [*known, *(i for i in tokenizer.stop_token_ids if i not in known)]
+    model.generation_config = {**model.generation_config, "eos_token_id": stops}
     model.save_pretrained(path, overwrite=True)  # of this run, where it was killed while it wrote
     tokenizer.save_pretrained(path)
 

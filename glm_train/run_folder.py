@@ -37,6 +37,21 @@ class RunFolder:
     def report(self) -> Path:
         return self.path / "report.html"
 
+    def begin(self, settings: str, *, latest: bool) -> None:
+        """Make the folder and write `settings` as its config.yaml; with `latest`, let that name point to it.
+
+        Raises `ConfigError` where it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.config.write_text(settings, encoding="utf-8")
+            if latest:
+                _mark_latest(self.path)
+        except OSError as error:
+            raise ConfigError(
+                f"output_dir={self.path}: cannot be written ({error.strerror}). Choose another folder"
+            ) from None
+
     def holds_a_run(self) -> bool:
         """True where any run has written here, finished or not."""
         return any(p.exists() for p in (self.config, self.metrics, self.checkpoints, self.model))
@@ -113,13 +128,13 @@ def _refuse_occupied(folder: RunFolder) -> None:
         )
 
 
-def mark_latest(folder: RunFolder) -> None:
+def _mark_latest(path: Path) -> None:
     """Let `latest`, beside a run that was named by its time, point to it."""
-    link = folder.path.parent / "latest"
+    link = path.parent / "latest"
     if link.exists() and not link.is_symlink():
         return
     fresh = link.with_name(f".latest-{os.getpid()}")
-    fresh.symlink_to(folder.path.name, target_is_directory=True)
+    fresh.symlink_to(path.name, target_is_directory=True)
     fresh.replace(link)
 
 

@@ -15,10 +15,11 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(Exception):
-    """A signal ended the run after its state was saved."""
+    """A signal ended the run: after `saved_step` was saved, or at once (None)."""
 
-    def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name} after step {step}")
+    def __init__(self, signum: int, saved_step: int | None) -> None:
+        what = "at once" if saved_step is None else f"after step {saved_step}, whose state is saved"
+        super().__init__(f"stopped by {signal.Signals(signum).name} {what}")
         self.exit_code = 128 + signum
 
 
@@ -50,7 +51,7 @@ class StopOnSignal(Callback):
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self._signum is not None and signum == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise Stopped(signum, None)  # not KeyboardInterrupt, which Lightning turns into exit code 1
         self._signum = signum
 
     def _restore(self) -> None:

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         result = fit(config, args.recipe)
     except Stopped as stopped:
-        print(f"glm-train: {stopped}; its state is saved. Go on with resume=auto", file=sys.stderr)
+        print(f"glm-train: {stopped}. To go on, add resume=auto output_dir=FOLDER", file=sys.stderr)
         return stopped.exit_code
     path = os.path.relpath(result.folder.path)
     shown = path if not path.startswith("..") else str(result.folder.path)

@@ -32,14 +32,14 @@ def generate(
     """Continue `input_ids` (B, T) until every row has made one of the stop ids, or `max_new_tokens` are made.
 
     Prompts of unequal length are padded on the left, with `attention_mask` (B, T) 0 on the padding. Stop ids default
-    to all of `config.eos_token_id`; what follows a row's stop token is `pad_token_id`. With `do_sample` tokens are
+    to `stop_ids(model)`; what follows a row's stop token is `pad_token_id`. With `do_sample` tokens are
     drawn after `temperature`, `top_k` and `top_p` (nucleus: Holtzman et al. 2020, arXiv 1904.09751), reproducibly for
     a given `seed`. `streamer`, where given, gets each step's tokens (B,). Returns prompt and continuation
     (B, T + new).
     """
     _check(input_ids, max_new_tokens, temperature, top_k, top_p)
     config, device = model.config, input_ids.device
-    stop = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id or config.eos_token_ids)
+    stop = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id or stop_ids(model))
     stop_E = torch.tensor(stop, device=device, dtype=torch.long)
     pad = pad_token_id if pad_token_id is not None else (config.pad_token_id or 0)
     generator = torch.Generator(device).manual_seed(seed) if seed is not None else None
@@ -72,6 +72,12 @@ def generate(
     finally:
         model.train(model_was)
     return torch.cat(ids, dim=-1)
+
+
+def stop_ids(model: Any) -> list[int]:
+    """The ids that end an answer: what generation_config.json says, else config.json."""
+    stated = getattr(model, "generation_config", {}).get("eos_token_id")
+    return model.config.eos_token_ids if stated is None else [stated] if isinstance(stated, int) else list(stated)
 
 
 def _sample(

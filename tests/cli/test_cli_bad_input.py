@@ -95,6 +95,7 @@ def test_data_that_cannot_be_trained_on(
         ("model.attention=varlen", ["varlen"]),
         ("resume=elsewhere", ["elsewhere", "no such folder"]),
         ("output_dir=/dev/null", ["/dev/null"]),
+        ("output_dir=/proc/run", ["output_dir=/proc/run", "cannot be written"]),
     ],
 )
 def test_settings_that_cannot_run(fit: Callable[..., str], override: str, expected: list[str]) -> None:

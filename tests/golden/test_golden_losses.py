@@ -1,4 +1,4 @@
-"""Stored losses of a seeded run. A change that moves them must be meant: `GOLDEN=write pytest tests/golden` rewrites."""
+"""Stored losses of a seeded run. A change that moves them must be meant: GOLDEN=write rewrites."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
-from support.runs import configure, rows
 
 from glm_train import run
+from support.runs import configure, rows
 
 STORED = Path(__file__).parent / "chat_full.json"
 # The sums of another processor's kernels come in another order; after ten steps that shows in the fifth digit.

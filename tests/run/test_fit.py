@@ -233,3 +233,16 @@ def test_a_run_without_a_result_cannot_be_talked_to(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     with pytest.raises(CheckpointError, match="did not finish"):
         Talker(str(tmp_path))
+
+
+def test_the_result_lists_every_stop_token_also_where_the_base_model_did_not(
+    tmp_path: Path, tiny_tokenizer_folder: Path, chat_file: Path
+) -> None:
+    from support.model_folder import make_model_folder
+
+    base = make_model_folder(tmp_path / "base", tiny_tokenizer_folder, eos_token_id=400)
+    run.fit(configure(base, chat_file, tmp_path / "run", trainer__max_steps=2), "test")
+    saved = json.loads((tmp_path / "run" / "model" / "generation_config.json").read_text())
+    tokens = json.loads((base / "tokenizer.json").read_text())["added_tokens"]
+    ids = {token["content"]: token["id"] for token in tokens}
+    assert sorted(saved["eos_token_id"]) == [ids["<|endoftext|>"], ids["<|user|>"], ids["<|observation|>"]]
