@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from glm_train.model.config import GlmConfig
+from glm_train.text.control import GLM_CONTROL_TOKENS
 
 # The size of the model. Chosen so that it learns the demo's chats by heart in two minutes on two cores.
 BASE_VOCABULARY = 4064
@@ -30,23 +31,6 @@ CONTEXT = 1024  # tokens; the longest chat of the demo has about 400
 # At 0.02 the tiny model needs twice as many epochs to learn the chats.
 INITIALIZER_RANGE = 0.08
 
-# GLM-4's special tokens, in its order. The first ends a text and pads; three of them stop generation.
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "[MASK]",
-    "[gMASK]",
-    "[sMASK]",
-    "<sop>",
-    "<eop>",
-    "<|system|>",
-    "<|user|>",
-    "<|assistant|>",
-    "<|observation|>",
-    "<|begin_of_image|>",
-    "<|end_of_image|>",
-    "<|begin_of_video|>",
-    "<|end_of_video|>",
-)
 PAD_TOKEN = "<|endoftext|>"
 STOP_TOKENS = ("<|endoftext|>", "<|user|>", "<|observation|>")
 VOCABULARY_MULTIPLE = 64
@@ -97,7 +81,7 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
     tokenizer.add_special_tokens(
         [
             AddedToken(token, special=True, normalized=False, lstrip=False, rstrip=False)
-            for token in SPECIAL_TOKENS
+            for token in GLM_CONTROL_TOKENS
         ]
     )
     return tokenizer
@@ -105,7 +89,7 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
 
 def token_ids() -> dict[str, int]:
     """The id of each special token."""
-    return {token: BASE_VOCABULARY + place for place, token in enumerate(SPECIAL_TOKENS)}
+    return {token: BASE_VOCABULARY + place for place, token in enumerate(GLM_CONTROL_TOKENS)}
 
 
 def make_config() -> GlmConfig:
@@ -113,7 +97,7 @@ def make_config() -> GlmConfig:
     from glm_train.model.config import GlmConfig
 
     ids = token_ids()
-    used = BASE_VOCABULARY + len(SPECIAL_TOKENS)
+    used = BASE_VOCABULARY + len(GLM_CONTROL_TOKENS)
     return GlmConfig(
         vocab_size=-(-used // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE,
         hidden_size=HIDDEN,
@@ -195,7 +179,7 @@ def _tokenizer_config() -> dict[str, Any]:
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     return {
         "added_tokens_decoder": {str(i): {"content": token, **flags} for token, i in token_ids().items()},
-        "additional_special_tokens": list(SPECIAL_TOKENS),
+        "additional_special_tokens": list(GLM_CONTROL_TOKENS),
         "clean_up_tokenization_spaces": False,
         "do_lower_case": False,
         "eos_token": PAD_TOKEN,

@@ -77,7 +77,13 @@ def generate(
 def stop_ids(model: Any) -> list[int]:
     """The ids that end an answer: what generation_config.json says, else config.json."""
     stated = getattr(model, "generation_config", {}).get("eos_token_id")
-    return model.config.eos_token_ids if stated is None else [stated] if isinstance(stated, int) else list(stated)
+    return (
+        model.config.eos_token_ids
+        if stated is None
+        else [stated]
+        if isinstance(stated, int)
+        else list(stated)
+    )
 
 
 def _sample(

@@ -20,7 +20,8 @@ from typing import Any
 
 from glm_train.errors import DataError
 
-# Control tokens of every GLM-4 vocabulary, also where a conversion forgot to mark them special.
+# Control tokens of every GLM-4 vocabulary, in its order (they stand right behind the base vocabulary), also where a
+# conversion forgot to mark them special.
 GLM_CONTROL_TOKENS = (
     "<|endoftext|>",
     "[MASK]",
