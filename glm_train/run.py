@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from glm_train.checkpoint.resume import load_state
 from glm_train.config.yaml_text import to_yaml
 from glm_train.data.store import ExampleStore
 from glm_train.model.generation import stop_ids
+from glm_train.optim.clip import NonFiniteError
 from glm_train.run_folder import RunFolder, choose_run_folder
 
 if TYPE_CHECKING:
@@ -63,7 +65,10 @@ def fit(config: RunConfig, recipe: str) -> RunResult:
     loggers = build.build_loggers(config, folder, start)
     trainer = build.build_trainer(config, folder, callbacks, loggers, validate=validation is not None)
     if start < plan.total_steps:
-        trainer.fit(task, datamodule=build.build_datamodule(config, plan, train, validation, start))
+        try:
+            trainer.fit(task, datamodule=build.build_datamodule(config, plan, train, validation, start))
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{error}\n{_sources(train, error.documents)}") from None
     save_model(folder.model, model, tokenizer)
     curves = write_report(folder.report, folder.metrics, title=config.run_name or str(folder.path))
     return RunResult(folder, plan.total_steps, {name: points[-1][1] for name, points in curves.items()})
@@ -80,6 +85,13 @@ def save_model(path: Path, model: GlmForCausalLM, tokenizer: GlmTokenizer) -> No
     model.generation_config = {**model.generation_config, "eos_token_id": stops}
     model.save_pretrained(path, overwrite=True)  # of this run, where it was killed while it wrote
     tokenizer.save_pretrained(path)
+
+
+def _sources(store: ExampleStore, documents: Sequence[int]) -> str:
+    """Where the first examples of a step came from, a `path:line` each."""
+    places = [":".join(map(str, store.source(i))) for i in documents[:20]]
+    more = len(documents) - len(places)
+    return "its examples: " + ", ".join(places) + (f" and {more} more" if more else "")
 
 
 def _summary(

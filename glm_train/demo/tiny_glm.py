@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glm_train.errors import ConfigError
+from glm_train.text.control import GLM_CONTROL_TOKENS
 
 if TYPE_CHECKING:
     import numpy as np
     from tokenizers import Tokenizer
 
     from glm_train.model.config import GlmConfig
-from glm_train.text.control import GLM_CONTROL_TOKENS
 
 # The size of the model. Chosen so that it learns the demo's chats by heart in two minutes on two cores.
 BASE_VOCABULARY = 4064

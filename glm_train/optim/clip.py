@@ -9,11 +9,16 @@ from torch import Tensor, nn
 
 from glm_train.errors import CheckFailed
 
-_SHOWN_DOCUMENTS = 20
-
 
 class NonFiniteError(CheckFailed):
-    """A loss or a gradient is not a number or infinite: the step must not touch the weights."""
+    """A loss or a gradient is not a number or infinite: the step must not touch the weights.
+
+    `documents` are the indices of the examples that the step was made of.
+    """
+
+    def __init__(self, message: str, documents: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.documents = tuple(documents)
 
 
 def clip_by_global_norm(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
@@ -46,10 +51,9 @@ def refuse_non_finite(loss: Tensor, norm: Tensor, *, step: int, documents: Seque
     """
     if bool(torch.isfinite(loss) & torch.isfinite(norm).to(loss.device)):
         return
-    shown = ", ".join(str(document) for document in documents[:_SHOWN_DOCUMENTS])
-    more = len(documents) - _SHOWN_DOCUMENTS
     raise NonFiniteError(
         f"step {step}: the loss is {loss.item():g} and the gradient's norm is {norm.item():g}."
-        f" The weights were not updated. Documents of the step: {shown}{f' and {more} more' if more > 0 else ''}."
-        " Look at these documents, or lower optim.lr, or lengthen schedule.warmup_steps."
+        " The weights were not updated. Look at the examples of the step, or lower optim.lr, or lengthen"
+        " schedule.warmup_steps.",
+        documents,
     )

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from glm_train.errors import GlmTrainError
 from glm_train.optim.clip import NonFiniteError, clip_by_global_norm, refuse_non_finite
 
 
@@ -57,14 +56,9 @@ def test_the_same_parameters_as_torchs_own_clipping() -> None:
 def test_a_non_finite_step_is_refused_with_its_documents(bad: float, where: str) -> None:
     norm = clip_by_global_norm(_parameters([1.0], [bad if where == "gradient" else 1.0]), 1.0)
     loss = torch.tensor(bad if where == "loss" else 2.0)
-    with pytest.raises(NonFiniteError, match=r"step 7: .* not updated\. Documents of the step: 11, 12\."):
+    with pytest.raises(NonFiniteError, match=r"step 7: .* not updated\.") as error:
         refuse_non_finite(loss, norm, step=7, documents=[11, 12])
-    assert issubclass(NonFiniteError, GlmTrainError)
-
-
-def test_a_long_list_of_documents_is_cut() -> None:
-    with pytest.raises(NonFiniteError, match=r"18, 19 and 80 more\."):
-        refuse_non_finite(torch.tensor(math.nan), torch.tensor(1.0), step=1, documents=range(100))
+    assert error.value.documents == (11, 12)
 
 
 def test_a_finite_step_passes() -> None:

@@ -246,3 +246,22 @@ def test_the_result_lists_every_stop_token_also_where_the_base_model_did_not(
     tokens = json.loads((base / "tokenizer.json").read_text())["added_tokens"]
     ids = {token["content"]: token["id"] for token in tokens}
     assert sorted(saved["eos_token_id"]) == [ids["<|endoftext|>"], ids["<|user|>"], ids["<|observation|>"]]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_names_the_examples(
+    tmp_path: Path, model_folder: Path, chat_file: Path
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    from glm_train.errors import CheckFailed
+
+    broken = tmp_path / "broken"
+    shutil.copytree(model_folder, broken)
+    tensors = load_file(broken / "model.safetensors")
+    tensors["model.norm.weight"][0] = np.nan
+    save_file(tensors, broken / "model.safetensors")
+    with pytest.raises(CheckFailed, match="step 1: the loss is nan") as error:
+        run.fit(configure(broken, chat_file, tmp_path / "run", batch__documents=2), "test")
+    assert error.value.exit_code == 3
+    assert f"{chat_file}:" in str(error.value)
+    assert not (tmp_path / "run" / "model").exists()

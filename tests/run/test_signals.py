@@ -81,7 +81,7 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_end(
 
 
 def test_a_second_ctrl_c_stops_at_once() -> None:
-    from glm_train.callbacks.preemption import Stopped, StopOnSignal
+    from glm_train.callbacks.preemption import StopOnSignal, Stopped
 
     stopper = StopOnSignal(lambda trainer, task: None)
     stopper._note(signal.SIGINT, None)
