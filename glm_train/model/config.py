@@ -2,7 +2,8 @@
 
 Both layouts of the rotary settings are read: transformers 4.x keeps `rope_theta` and
 `partial_rotary_factor` at the top level, 5.x keeps them in one `rope_parameters` dict (whose values win).
-A save writes both, so that either generation reads the folder.
+The older `rope_scaling` dict replaces `rope_parameters` where a file has both, as in transformers 5.
+A save writes both layouts, so that either generation reads the folder.
 """
 
 from __future__ import annotations
@@ -174,19 +175,21 @@ def _merge_rope(
     theta: float | None,
     factor: float | None,
 ) -> dict[str, Any]:
-    """One dict from both layouts; what stands in `rope_parameters` wins, as in transformers 5."""
+    """One dict from both layouts, read as transformers 5 reads them.
+
+    A `rope_scaling` that says anything replaces `rope_parameters` whole; a value missing in the dict that
+    counts is taken from the top level, else the default. `rope_type` wins over its older name `type`.
+    """
     for name, value in (("rope_parameters", parameters), ("rope_scaling", scaling)):
         if value is not None and not isinstance(value, dict):
             raise ConfigError(f"{name}: expected an object, found {value!r}")
     merged: dict[str, Any] = {
         "rope_theta": 10000.0 if theta is None else theta,
         "partial_rotary_factor": 0.5 if factor is None else factor,
-        "rope_type": "default",
+        **(scaling or parameters or {}),
     }
-    for source in (scaling, parameters):
-        for key, value in (source or {}).items():
-            merged["rope_type" if key == "type" else key] = value
-    return merged
+    old_name = merged.pop("type", "default")
+    return {"rope_type": old_name, **merged}
 
 
 def _faults(config: GlmConfig) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,23 @@ def test_both_generations_of_rotary_keys_are_read(rope: dict[str, Any]) -> None:
     assert (config.rope_theta, config.partial_rotary_factor) == (5e6, 1.0)
 
 
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_scaling": {}, "rope_parameters": {"rope_theta": 5.0, "partial_rotary_factor": 1.0}},
+        {"rope_scaling": {"type": "default"}, "rope_parameters": {"rope_theta": 5e6}},
+        {"rope_scaling": {"type": "linear", "rope_type": "default"}, "rope_theta": 7.0},
+        {"rope_scaling": {"rope_type": "default", "rope_theta": 3.0}, "rope_theta": 7.0},
+    ],
+)
+def test_rope_scaling_is_read_as_transformers_reads_it(rope: dict[str, Any]) -> None:
+    from transformers.models.glm import GlmConfig as TheirConfig
+
+    theirs = TheirConfig(**copy.deepcopy(rope)).rope_parameters
+    ours = GlmConfig.from_dict({"model_type": "glm", **rope}).rope_parameters
+    assert ours == {key: theirs[key] for key in ours}
+
+
 def test_a_save_keeps_unknown_keys_but_no_remote_code(tmp_path: Path) -> None:
     config = GlmConfig.from_dict(
         {"model_type": "glm4", "seed_of_the_lab": {"a": [1]}, "auto_map": {"AutoModel": "x.Y"}}
@@ -66,6 +84,10 @@ def test_kv_heads_and_head_dim_default_from_the_heads() -> None:
         ({"pad_token_id": 151552}, "pad_token_id"),
         ({"eos_token_id": ["<|user|>"]}, "eos_token_id"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "only 'default'"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "default"}},
+            "'linear': only 'default'",
+        ),
         ({"attention_bias": "yes"}, "attention_bias"),
         ({"dtype": "fp8"}, "dtype"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
