@@ -69,6 +69,18 @@ def control_tokens(backend: Tokenizer) -> ControlTokens:
     )
 
 
+def refuse_greedy_control_tokens(backend: Tokenizer, control: ControlTokens, source: str) -> None:
+    """Raise `CheckpointError` where a control token takes the blanks beside it with it, or is one only between
+    blanks: a chat would then not hold what was said in it. No GLM-4 release has such a token."""
+    for token in backend.get_added_tokens_decoder().values():
+        flags = [flag for flag in ("lstrip", "rstrip", "single_word") if getattr(token, flag)]
+        if flags and token.content in control.ids:
+            raise CheckpointError(
+                f"{source}: the control token {token.content!r} has {' and '.join(flags)} set, which would"
+                " change the text of chats; set it to false in tokenizer.json and tokenizer_config.json"
+            )
+
+
 def without_control_tokens(backend: Tokenizer, control: ControlTokens, source: str) -> Tokenizer:
     """A second tokenizer, on the same vocabulary, that sees control spellings as ordinary text.
 

@@ -7,13 +7,18 @@ spellings of control tokens inside chat messages stay text (see `control.py`).
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from glm_train.errors import CheckpointError, nearest
-from glm_train.text.backend import checked, control_tokens, load_backend, without_control_tokens
+from glm_train.text.backend import (
+    checked,
+    control_tokens,
+    load_backend,
+    refuse_greedy_control_tokens,
+    without_control_tokens,
+)
 from glm_train.text.batch import TokenBatch, as_list, as_tensors, pad_rows
 from glm_train.text.control import remove_sentinel
 from glm_train.text.folder import TOKENIZER_FILES, TokenizerFiles, read_tokenizer_files
@@ -112,12 +117,13 @@ class GlmTokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """A SHA-256 that changes with anything that changes ids: tokenizer.json, special tokens,
-        templates."""
-        sources = {name: template.source for name, template in self._renderer.templates.items()}
-        named = [self._files.named_tokens, self._files.declared_specials, sources]
-        digest = hashlib.sha256(self._files.content["tokenizer.json"])
-        digest.update(json.dumps(named, sort_keys=True).encode())
+        """A SHA-256 that changes with anything that may change ids: tokenizer.json, every setting beside it,
+        every template."""
+        digest = hashlib.sha256()
+        parts = {name: data for name, data in self._files.content.items() if name.endswith(".json")}
+        parts |= {f"template {name}": t.source.encode() for name, t in self._renderer.templates.items()}
+        for name, data in sorted(parts.items()):
+            digest.update(f"{name} {hashlib.sha256(data).hexdigest()}\n".encode())
         return digest.hexdigest()
 
     # Text
@@ -236,7 +242,9 @@ class GlmTokenizer:
 
         Ordinary text is encoded in whole stretches between control tokens, as a server that tokenises the
         rendered text does: a line break of the template and one that opens the content become one token.
+        Raises `CheckpointError` for control tokens with flags that change the text around them.
         """
+        refuse_greedy_control_tokens(self._backend, self._control, self._files.source)
         if rendered.sentinel is None:
             return self.encode(rendered.protected, add_special_tokens=False)
         ids: list[int] = []

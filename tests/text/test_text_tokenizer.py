@@ -195,6 +195,25 @@ def test_fingerprint_changes_with_what_changes_ids(tmp_path: Path, ours: GlmToke
     assert len({ours.fingerprint, other_template.fingerprint, other_ids.fingerprint}) == 3
 
 
+def test_fingerprint_covers_every_setting(tmp_path: Path, ours: GlmTokenizer) -> None:
+    split = edit_config(tmp_path / "a", split_special_tokens=True)
+    mapped = make_tokenizer_folder(tmp_path / "b")
+    (mapped / "special_tokens_map.json").write_text('{"unk_token": "<eop>"}')
+    flags = {"lstrip": False, "rstrip": True, "single_word": False, "normalized": False, "special": True}
+    strip = edit_config(tmp_path / "c", added_tokens_decoder={"407": {"content": "<|user|>", **flags}})
+    prints = {GlmTokenizer.from_pretrained(folder).fingerprint for folder in (split, mapped, strip)}
+    assert len(prints | {ours.fingerprint}) == 4
+
+
+@pytest.mark.parametrize("content", ["  hi", "  hi <|user|>"])
+@pytest.mark.parametrize("flag", ["lstrip", "rstrip", "single_word"])
+def test_control_tokens_that_eat_blanks_are_refused_in_chats(tmp_path: Path, flag: str, content: str) -> None:
+    token = {"content": "<|user|>", "special": True, flag: True}
+    tokenizer = GlmTokenizer.from_pretrained(edit_config(tmp_path, added_tokens_decoder={"407": token}))
+    with pytest.raises(CheckpointError, match=rf"'<\|user\|>' has {flag} set"):
+        tokenizer.apply_chat_template([{"role": "user", "content": content}])
+
+
 def test_special_tokens_may_be_objects_with_flags(tmp_path: Path) -> None:
     flags = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
     eos = {"__type": "AddedToken", "content": "<|user|>", "special": True, **flags}
