@@ -8,11 +8,13 @@ from pathlib import Path
 
 from glm_train.errors import CheckpointError
 
-# Model folders are flat: JSON, weights, chat templates and the text files of tokenizers.
+# Model folders are flat: JSON, weights, chat templates and the text files of tokenizers. Only named chat
+# templates lie in a folder of their own.
 MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "tokenizer.model"]
-# Pickles run code when they are read, so they are not even fetched; nor are the copies that hub repositories
-# keep in subfolders (onnx/, original/).
-_NEVER = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.npy", "*.npz", "*/*"]
+# Where transformers 5 keeps the templates that are not the default one, each as NAME.jinja.
+TEMPLATE_FOLDER = "additional_chat_templates"
+# Pickles run code when they are read, so they are not even fetched.
+_PICKLES = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.npy", "*.npz"]
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _LOCAL_CURE = "Or download the model elsewhere and give the path of its folder."
 
@@ -23,9 +25,10 @@ def resolve_folder(
     """The local folder of a model: `folder_or_hub_id` itself where it exists, else its snapshot from the hub.
 
     A folder wins over a hub id of the same spelling. A download takes the files that `allow_patterns` match
-    (default: JSON, safetensors, chat templates, tokenizer text files), from the top level only and never a
-    pickle, into the Hugging Face cache (`HF_HOME`), and only what is not there yet. Without a connection the
-    cache alone is used. `revision` is a branch, tag or commit of the hub repository.
+    (default: JSON, safetensors, chat templates, tokenizer text files), from the top level and the folder of
+    named chat templates only and never a pickle, into the Hugging Face cache (`HF_HOME`), and only what is
+    not there yet. Without a connection the cache alone is used. `revision` is a branch, tag or commit of the
+    hub repository.
 
     Raises `CheckpointError`: no such folder, no such model, no access, no connection, or a `revision` that a
     local folder cannot have.
@@ -71,7 +74,7 @@ def _download(hub_id: str, revision: str | None, allow_patterns: list[str]) -> P
     try:
         return Path(
             snapshot_download(
-                hub_id, revision=revision, allow_patterns=allow_patterns, ignore_patterns=_NEVER
+                hub_id, revision=revision, allow_patterns=allow_patterns, ignore_patterns=_never()
             )
         )
     except errors.GatedRepoError:
@@ -106,6 +109,19 @@ def _download(hub_id: str, revision: str | None, allow_patterns: list[str]) -> P
         raise CheckpointError(
             f"{where}: the download failed: {_reason(error)}. Run again to go on where it stopped."
         ) from None
+
+
+def _never() -> list[str]:
+    """Patterns of what is not fetched: pickles, and every subfolder (onnx/, original/ hold copies of the
+    weights) but that of the named templates.
+
+    A pattern cannot say "but", so each says where a folder's name first differs from the one wanted.
+    """
+    starts = [(TEMPLATE_FOLDER[:i], letter) for i, letter in enumerate(TEMPLATE_FOLDER)]
+    shorter = [f"{start}/*" for start, _ in starts if start]
+    other = [f"{start}[!{letter}]*/*" for start, letter in starts]
+    longer = [f"{TEMPLATE_FOLDER}[!/]*/*", f"{TEMPLATE_FOLDER}/*/*"]
+    return [*_PICKLES, *shorter, *other, *longer]
 
 
 def _reason(error: BaseException) -> str:

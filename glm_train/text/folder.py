@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from glm_train.errors import CheckpointError
+from glm_train.hub import TEMPLATE_FOLDER
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -18,6 +19,7 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
 )
+TOKENIZER_PATTERNS = (*TOKENIZER_FILES, f"{TEMPLATE_FOLDER}/*.jinja")
 # The names under which a template sees a tokenizer's special tokens, in the order that transformers gives
 # them.
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -57,10 +59,11 @@ class TokenizerFiles:
 
     @cached_property
     def templates(self) -> dict[str, str]:
-        """Chat templates by name: the single one is `default`. chat_template.jinja wins over
-        tokenizer_config.json."""
-        if "chat_template.jinja" in self.content:
-            return {"default": self._text("chat_template.jinja")}
+        """Chat templates by name: the single one is `default`. Template files win over tokenizer_config.json
+        as a whole, as in transformers."""
+        files = {self._template_name(file): file for file in self.content if file.endswith(".jinja")}
+        if files:
+            return {name: self._text(file) for name, file in files.items()}
         found = self.config.get("chat_template")
         if found is None:
             return {}
@@ -75,6 +78,15 @@ class TokenizerFiles:
             f"{self.source}/tokenizer_config.json: chat_template must be a string or a list of"
             ' {"name": ..., "template": ...}'
         )
+
+    def template_file(self, name: str) -> str:
+        """The file that template `name` stands in, for messages."""
+        files = (file for file in self.content if file.endswith(".jinja"))
+        return next((file for file in files if self._template_name(file) == name), "tokenizer_config.json")
+
+    @staticmethod
+    def _template_name(file: str) -> str:
+        return "default" if file == "chat_template.jinja" else Path(file).stem
 
     def _text(self, name: str) -> str:
         try:
@@ -113,7 +125,8 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
     content: dict[str, bytes] = {}
-    for name in TOKENIZER_FILES:
+    named = sorted(path.name for path in (folder / TEMPLATE_FOLDER).glob("*.jinja"))
+    for name in (*TOKENIZER_FILES, *(f"{TEMPLATE_FOLDER}/{file}" for file in named)):
         path = folder / name
         if path.is_file():
             try:

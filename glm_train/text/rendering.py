@@ -90,8 +90,7 @@ class ChatRenderer:
         templates = self._files.templates
         if not templates and all(token in self._control.ids for token in _BUILT_IN_NEEDS):
             return {"default": ChatTemplate(built_in_template(), where="built-in GLM-4 template")}
-        file = (
-            "chat_template.jinja" if "chat_template.jinja" in self._files.content else "tokenizer_config.json"
-        )
-        where = f"{self._files.source}/{file}"
-        return {name: ChatTemplate(source, where=where) for name, source in templates.items()}
+        return {
+            name: ChatTemplate(source, where=f"{self._files.source}/{self._files.template_file(name)}")
+            for name, source in templates.items()
+        }

@@ -21,7 +21,7 @@ from glm_train.text.backend import (
 )
 from glm_train.text.batch import TokenBatch, as_list, as_tensors, pad_rows
 from glm_train.text.control import remove_sentinel
-from glm_train.text.folder import TOKENIZER_FILES, TokenizerFiles, read_tokenizer_files
+from glm_train.text.folder import TOKENIZER_PATTERNS, TokenizerFiles, read_tokenizer_files
 from glm_train.text.rendering import ChatRenderer, Rendered
 from glm_train.text.template import ChatTemplate
 
@@ -50,7 +50,7 @@ class GlmTokenizer:
         """
         from glm_train.hub import resolve_folder
 
-        patterns = list(TOKENIZER_FILES)
+        patterns = list(TOKENIZER_PATTERNS)
         folder = resolve_folder(folder_or_hub_id, revision=revision, allow_patterns=patterns)
         return cls(read_tokenizer_files(folder))
 
@@ -61,6 +61,7 @@ class GlmTokenizer:
         try:
             target.mkdir(parents=True, exist_ok=True)
             for name, content in self._files.content.items():
+                (target / name).parent.mkdir(exist_ok=True)
                 (target / name).write_bytes(content)
             if not self._files.templates and self.chat_template is not None:
                 (target / "chat_template.jinja").write_bytes(self.chat_template.source.encode())

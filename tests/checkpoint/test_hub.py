@@ -25,6 +25,11 @@ FILES = {
     "pytorch_model.bin": b"a pickle",
     "consolidated.pt": b"a pickle",
     "onnx/config.json": b"{}",
+    "o/config.json": b"{}",
+    "add/config.json": b"{}",
+    "additional_chat_templates_old/x.jinja": b"",
+    "additional_chat_templates/tool_use.jinja": b"{{ tools }}",
+    "additional_chat_templates/deeper/x.jinja": b"",
 }
 
 
@@ -143,7 +148,8 @@ def test_revision_of_a_local_folder_is_refused(tmp_path: Path) -> None:
 def test_download_takes_model_files_only(hub: list[str]) -> None:
     folder = resolve_folder("zai-org/tiny")
     names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-    assert names == {"config.json", "model.safetensors", "chat_template.jinja", "merges.txt"}
+    templates = {"chat_template.jinja", "additional_chat_templates/tool_use.jinja"}
+    assert names == {"config.json", "model.safetensors", "merges.txt", *templates}
     assert all((folder / name).read_bytes() == FILES[name] for name in names)
     assert not [r for r in hub if r.endswith((".bin", ".pt", ".md"))]
 
