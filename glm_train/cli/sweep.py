@@ -22,6 +22,7 @@ from types import FrameType
 
 from glm_train.config.compose import compose, recipe_label
 from glm_train.config.overrides import Setting, parse_override
+from glm_train.config.paths import expand_home
 from glm_train.errors import ConfigError, GlmTrainError
 
 FIT = (sys.executable, "-m", "glm_train.cli.main", "fit")
@@ -117,7 +118,7 @@ def _split_output_dir(overrides: Sequence[str]) -> tuple[Path | None, list[str]]
             is_output_dir = override.key_or_group == "output_dir" and not override.is_delete()
             value = override.value() if is_output_dir else None
         if is_output_dir and value is not None:
-            base = Path(str(value)).expanduser()
+            base = expand_home(str(value))
         elif not is_output_dir:
             others.append(argument)
     return base, others

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import re
 import types
-from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from glm_train.config.faults import either
 from glm_train.config.limits import Home, Limit, Refusal
-from glm_train.errors import nearest
+from glm_train.config.paths import expand_home
+from glm_train.errors import ConfigError, nearest
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
@@ -58,10 +58,17 @@ def _annotated(value: Any, hint: Any, written: str | None) -> Any:
         raise WrongKind(_expected(hint, value)) from None
     for extra in extras:
         if isinstance(extra, Home):
-            converted = str(Path(converted).expanduser()) if converted.startswith("~") else converted
+            converted = _expanded(converted)
         if isinstance(extra, Limit) and not extra.holds(converted):
             raise Mismatch(f"must be {extra.wanted}, got {value!r}")
     return converted
+
+
+def _expanded(text: str) -> str:
+    try:
+        return str(expand_home(text)) if text.startswith("~") else text
+    except ConfigError as error:
+        raise Mismatch(str(error).rstrip(".")) from None
 
 
 def _member(value: Any, members: tuple[Any, ...], hint: Any, written: str | None) -> Any:

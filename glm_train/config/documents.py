@@ -10,13 +10,14 @@ A recipe is a mapping of settings, with an optional `defaults` list in Hydra's f
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from glm_train.config.faults import Faults, KeyPath, dotted, either
-from glm_train.config.paths import conf_dir, recipes_dir
+from glm_train.config.paths import conf_dir, expand_home, recipes_dir
 from glm_train.config.schema import CHOICES, SECTIONS
 from glm_train.config.yaml_nodes import YamlFault, load_mapping
 from glm_train.errors import ConfigError, nearest
@@ -39,12 +40,12 @@ def find_recipe(recipe: str) -> Path:
     Raises:
         ConfigError: there is no such recipe.
     """
-    shipped = recipes_dir() / f"{recipe}.yaml"
     is_name = recipe not in ("", ".", "..") and not any(mark in recipe for mark in ("/", "\\", "~"))
-    if is_name and shipped.is_file():
-        return shipped
-    path = Path(recipe).expanduser()
-    if recipe and path.is_file():
+    shipped = {path.stem: path for path in recipes_dir().glob("*.yaml")}
+    if recipe in shipped:
+        return shipped[recipe]
+    path = expand_home(recipe)
+    if recipe and _is_file(path):
         return path
     if recipe and path.is_dir():
         raise ConfigError(f"{recipe} is a folder; a recipe is a YAML file, such as {path / 'recipe.yaml'}.")
@@ -52,11 +53,27 @@ def find_recipe(recipe: str) -> Path:
         raise ConfigError(
             f"{recipe}: there is no such recipe file (looked from {Path.cwd()}).{_near_name(path.stem)}"
         )
-    beside = [suffix for suffix in _SUFFIXES if recipe and Path(f"{recipe}{suffix}").is_file()]
+    beside = [suffix for suffix in _SUFFIXES if recipe and _is_file(Path(f"{recipe}{suffix}"))]
     cure = f" There is a file ./{recipe}{beside[0]}: give that path." if beside else _near_name(recipe)
     raise ConfigError(
         f"There is no recipe named '{recipe}'.{cure} `glm-train recipes` lists them; a path works too."
     )
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is there.
+
+    Raises:
+        ConfigError: nobody can tell, because the name is impossible or a folder above is closed to us.
+    """
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from None
+    except ValueError:
+        raise ConfigError(f"{str(path)!r}: no file can have this name.") from None
 
 
 def _near_name(name: str) -> str:
@@ -220,7 +237,7 @@ def choice_fault(group: str, choice: object, place: str) -> str:
 
 def _find_parent(name: str, document: Document, place: str, faults: Faults) -> Path | None:
     for candidate in _parent_candidates(name, document):
-        if candidate.is_file():
+        if _is_file(candidate):
             return candidate
     known = [known for known, _ in recipes()]
     faults.add(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -27,6 +28,14 @@ class Home:
     """Marks a path, where a leading `~` means the home directory: the shell leaves `key=~/x` as it is."""
 
 
+def _is_nameable(path: str) -> bool:
+    """Whether the operating system can be asked for this path at all, present or not."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+
+
 AtLeastOne = Annotated[int, Limit("at least 1", lambda value: value >= 1)]
 NotNegative = Annotated[int, Limit("0 or more", lambda value: value >= 0)]
 Seed = Annotated[int, Limit("from 0 to 4294967295", lambda value: 0 <= value < 2**32)]
@@ -41,5 +50,10 @@ Share = Annotated[float, Limit("above 0 and below 1", lambda value: 0 < value < 
 Beta = Annotated[float, Limit("from 0 up to, not including, 1", lambda value: 0 <= value < 1)]
 
 Text = Annotated[str, Limit("something, not an empty text", lambda value: value.strip() != "")]
-FilePath = Annotated[str, Home(), Limit("a path, not an empty text", lambda value: value.strip() != "")]
+FilePath = Annotated[
+    str,
+    Home(),
+    Limit("a path, not an empty text", lambda value: value.strip() != ""),
+    Limit("a path that a file can have, without NUL or other impossible characters", _is_nameable),
+]
 FilePaths = Annotated[tuple[FilePath, ...], Limit("at least one file", lambda value: len(value) >= 1)]

@@ -1,4 +1,4 @@
-"""Where the shipped `conf/` and `recipes/` are: in the installed package, or beside it in a checkout."""
+"""Paths that users write, and where the shipped `conf/` and `recipes/` are: in the package, or beside it in a checkout."""
 
 from __future__ import annotations
 
@@ -17,6 +17,21 @@ def conf_dir() -> Path:
 def recipes_dir() -> Path:
     """The folder of the recipes that come with the package."""
     return _shipped("recipes")
+
+
+def expand_home(text: str | Path) -> Path:
+    """The path with a leading `~` or `~user` replaced by that home folder.
+
+    Raises:
+        ConfigError: there is no such user.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        user = Path(text).parts[0]
+        raise ConfigError(
+            f"{text}: {user} has no home folder; write the whole path, or ./{user} for a folder of that name."
+        ) from None
 
 
 def _shipped(name: str) -> Path:

@@ -240,7 +240,9 @@ class RunConfig:
     parallel: SingleDevice = SingleDevice()
     logger: Logger = CsvLogger()
     seed: Seed = 0  # of the data order and of every random number
-    resume: Text = "never"  # never; auto: from the newest valid state in output_dir; or the path of a state
+    resume: FilePath = (
+        "never"  # never; auto: from the newest valid state in output_dir; or the path of a state
+    )
     output_dir: FilePath | None = None  # the run folder; null: runs/<recipe>/<time>
     run_name: Text | None = None  # shown by loggers; null: the name of the run folder
 

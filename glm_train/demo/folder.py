@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import glm_train
+from glm_train.config.paths import expand_home
 from glm_train.demo import chats, entities, tiny_glm
 from glm_train.demo.readme import readme
 from glm_train.demo.sources import CHATS, ENTITIES
@@ -43,7 +44,10 @@ def make_demo(directory: Path, seed: int = 0) -> tuple[Contents, bool]:
     does not depend on it. Raises `ConfigError`, with nothing touched, when `directory` is something else already,
     when it cannot be written, or when a data package is missing.
     """
-    directory = directory.expanduser().resolve()
+    try:
+        directory = expand_home(directory).resolve()
+    except (RuntimeError, ValueError):  # a circle of links; a NUL character
+        raise ConfigError(f"{str(directory)!r}: no folder can be there; choose another") from None
     if _is_occupied(directory):
         return _found(directory, seed), False
     if directory == Path.cwd():

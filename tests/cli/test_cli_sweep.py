@@ -105,6 +105,11 @@ def test_sweeps_that_cannot_be(argument: str, part: str) -> None:
         plan_sweep("quickstart", [argument])
 
 
+def test_a_folder_of_nobody() -> None:
+    with pytest.raises(ConfigError, match="~nouser has no home folder"):
+        plan_sweep("quickstart", ["seed=1,2", "output_dir=~nouser/x"])
+
+
 def test_jobs_run_in_order_and_one_that_fails_does_not_stop_the_others(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

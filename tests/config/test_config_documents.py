@@ -127,6 +127,27 @@ def test_a_name_with_a_file_beside_it(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "There is a file ./mine.yaml: give that path." in told("mine")
 
 
+@pytest.mark.parametrize(
+    ("recipe", "part"),
+    [
+        ("~nouser/x.yaml", "~nouser has no home folder"),
+        ("a" * 400, "cannot be read (File name too long)"),
+        ("x" + "/a" * 4000, "cannot be read (File name too long)"),
+        ("a" * 252, "cannot be read (File name too long)"),
+        ("./a\0b.yaml", "no file can have this name"),
+    ],
+)
+def test_names_that_no_file_can_have(recipe: str, part: str) -> None:
+    assert part in told(recipe)
+
+
+@pytest.mark.parametrize("parent", ["a" * 400, '"a\\0b"'])
+def test_parents_that_no_file_can_have(tmp_path: Path, parent: str) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"defaults: [{parent}]\n")
+    assert any(part in told(str(recipe)) for part in ("File name too long", "no file can have this name"))
+
+
 def test_an_empty_name() -> None:
     assert "There is no recipe named ''." in told("")
 

@@ -238,3 +238,12 @@ def test_no_demo_needs_torch(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", ["~nouser/x", "a\0b", "loop/x", "a" * 400])
+def test_a_path_that_no_folder_can_have(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    with pytest.raises(ConfigError):
+        make_demo(Path(name))
+    assert [path.name for path in tmp_path.iterdir()] == ["loop"]
