@@ -17,6 +17,7 @@ from glm_train.errors import CheckpointError
 from glm_train.hub import resolve_folder
 from glm_train.model import decoder, heads
 from glm_train.model.config import GlmConfig
+from glm_train.model.config_faults import id_faults
 
 GENERATION_NAME = "generation_config.json"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -127,6 +128,8 @@ def _read_generation(folder: Path, config: GlmConfig) -> dict[str, Any]:
         raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(values).__name__}")
+    if faults := id_faults(values, config.vocab_size):
+        raise CheckpointError("\n".join(f"{path}: {fault}" for fault in faults))
     return _with_ids(values, config)
 
 

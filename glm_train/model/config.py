@@ -9,17 +9,14 @@ A save writes both layouts, so that either generation reads the folder.
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
-from glm_train.errors import CheckpointError, ConfigError, nearest
+from glm_train.errors import CheckpointError, ConfigError
 from glm_train.hub import resolve_folder
+from glm_train.model.config_faults import MODEL_TYPES, config_faults
 
 CONFIG_NAME = "config.json"
-MODEL_TYPES = ("glm", "glm4")
-ACTIVATIONS = ("silu", "swish", "gelu", "relu")
-DTYPES = ("float32", "bfloat16", "float16")
 # Written by transformers about itself or about code that we never run; a saved folder makes its own.
 _NOT_KEPT = ("auto_map", "transformers_version", "_name_or_path")
 
@@ -36,6 +33,7 @@ class GlmConfig:
 
     def __init__(
         self,
+        /,  # config.json may have a key of this name
         vocab_size: int = 151552,
         hidden_size: int = 4096,
         intermediate_size: int = 13696,
@@ -81,14 +79,13 @@ class GlmConfig:
         self.bos_token_id = bos_token_id
         self.attention_bias = attention_bias
         # transformers 4.x calls it `torch_dtype`
-        self.dtype = dtype if dtype is not None else extra.pop("torch_dtype", None)
-        extra.pop("torch_dtype", None)
+        torch_dtype = extra.pop("torch_dtype", None)
+        self.dtype = dtype if dtype is not None else torch_dtype
         rope = _merge_rope(rope_parameters, rope_scaling, rope_theta, partial_rotary_factor)
-        self.rope_theta = rope.pop("rope_theta")
-        self.partial_rotary_factor = rope.pop("partial_rotary_factor")
-        self.rope_type = rope.pop("rope_type")
+        self.rope_theta, self.rope_type = rope["rope_theta"], rope["rope_type"]
+        self.partial_rotary_factor = rope["partial_rotary_factor"]
         self.extra = {k: v for k, v in extra.items() if k not in _NOT_KEPT}
-        faults = _faults(self)
+        faults = config_faults(self, {"dtype": dtype, "torch_dtype": torch_dtype})
         if faults:
             raise ConfigError("\n".join(faults))
         if self.head_dim is None:
@@ -190,79 +187,3 @@ def _merge_rope(
     }
     old_name = merged.pop("type", "default")
     return {"rope_type": old_name, **merged}
-
-
-def _faults(config: GlmConfig) -> list[str]:
-    """Every fault of the values, one line each; empty when the model can be built."""
-    if config.model_type not in MODEL_TYPES:
-        cure = (
-            "this is the remote-code layout of the original release; use the checkpoint's -hf folder"
-            if config.model_type == "chatglm"
-            else f"expected one of {', '.join(MODEL_TYPES)}.{nearest(str(config.model_type), MODEL_TYPES)}"
-        )
-        return [f"model_type {config.model_type!r}: {cure}"]
-    faults = []
-    for name in (
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "head_dim",
-        "max_position_embeddings",
-    ):
-        value = getattr(config, name)
-        if name == "head_dim" and value is None:
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            faults.append(f"{name}: expected a positive whole number, found {value!r}")
-    for name, low in (("rms_norm_eps", 0.0), ("rope_theta", 0.0), ("partial_rotary_factor", 0.0)):
-        value = getattr(config, name)
-        if not _is_number(value) or value <= low:
-            faults.append(f"{name}: expected a number above {low:g}, found {value!r}")
-    for name in ("attention_dropout", "initializer_range"):
-        value = getattr(config, name)
-        if not _is_number(value) or not 0 <= value < 1:
-            faults.append(f"{name}: expected a number from 0 to below 1, found {value!r}")
-    for name in ("attention_bias", "tie_word_embeddings", "use_cache"):
-        if not isinstance(getattr(config, name), bool):
-            faults.append(f"{name}: expected true or false, found {getattr(config, name)!r}")
-    if config.hidden_act not in ACTIVATIONS:
-        faults.append(f"hidden_act: expected one of {', '.join(ACTIVATIONS)}, found {config.hidden_act!r}")
-    if config.rope_type != "default":
-        faults.append(
-            f"rope_type {config.rope_type!r}: only 'default' rotary embedding is implemented; "
-            "remove rope_scaling to train within the original context length"
-        )
-    if config.dtype is not None and config.dtype not in DTYPES:
-        faults.append(f"dtype: expected one of {', '.join(DTYPES)}, found {config.dtype!r}")
-    return faults or _relation_faults(config)
-
-
-def _relation_faults(config: GlmConfig) -> list[str]:
-    """Faults between values that are each fine alone."""
-    faults = []
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    if heads % kv_heads:
-        faults.append(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
-    if config.head_dim is None and config.hidden_size % heads:
-        faults.append(
-            f"head_dim is missing and hidden_size {config.hidden_size} does not divide by {heads} heads"
-        )
-    head_dim = config.head_dim or config.hidden_size // heads
-    rotary = int(head_dim * config.partial_rotary_factor)
-    if config.partial_rotary_factor > 1 or rotary < 2 or rotary % 2:
-        faults.append(
-            f"partial_rotary_factor {config.partial_rotary_factor}: rotates {rotary} of {head_dim} channels; "
-            "expected an even number of at least 2 and at most all"
-        )
-    for name, ids in (("pad_token_id", [config.pad_token_id]), ("eos_token_id", config.eos_token_ids)):
-        for value in ids:
-            if value is not None and not (type(value) is int and 0 <= value < config.vocab_size):
-                faults.append(f"{name}: {value!r} is not an id below vocab_size {config.vocab_size}")
-    return faults
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -11,6 +11,7 @@ import torch
 from glm_train import GlmConfig, GlmForCausalLM, GlmModel
 from glm_train.checkpoint.index import INDEX_NAME, SINGLE_NAME
 from glm_train.errors import CheckpointError
+from glm_train.model.generation import stop_ids
 
 TINY = {
     "vocab_size": 64,
@@ -192,6 +193,18 @@ class TestGenerationConfig:
         (tmp_path / "generation_config.json").write_text(text)
         with pytest.raises(CheckpointError, match=r"generation_config\.json"):
             GlmForCausalLM.from_pretrained(tmp_path)
+
+    @pytest.mark.parametrize("ids", [5.5, "abc", {}, [[1]], ["x"], -5, True, [], [10**6]])
+    def test_stop_ids_follow_the_rule_of_the_config(self, tmp_path: Path, ids: object) -> None:
+        make().save_pretrained(tmp_path)
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+        with pytest.raises(CheckpointError, match=r"generation_config\.json: eos_token_id: "):
+            GlmForCausalLM.from_pretrained(tmp_path)
+
+    def test_null_means_those_of_the_config(self, tmp_path: Path) -> None:
+        make().save_pretrained(tmp_path)
+        (tmp_path / "generation_config.json").write_text('{"eos_token_id": null, "pad_token_id": null}')
+        assert stop_ids(GlmForCausalLM.from_pretrained(tmp_path)) == [0, 1, 2]
 
 
 def test_config_is_not_changed_by_saving(tmp_path: Path) -> None:

@@ -53,6 +53,14 @@ def test_rope_scaling_is_read_as_transformers_reads_it(rope: dict[str, Any]) -> 
     assert ours == {key: theirs[key] for key in ours}
 
 
+def test_any_key_is_kept_even_self(tmp_path: Path) -> None:
+    config = GlmConfig.from_dict({"model_type": "glm", "self": 1, "extra": 2, "quantization_config": None})
+    config.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert (saved["self"], saved["extra"]) == (1, 2)
+    assert GlmConfig.from_pretrained(tmp_path) == config
+
+
 def test_a_save_keeps_unknown_keys_but_no_remote_code(tmp_path: Path) -> None:
     config = GlmConfig.from_dict(
         {"model_type": "glm4", "seed_of_the_lab": {"a": [1]}, "auto_map": {"AutoModel": "x.Y"}}
@@ -91,6 +99,16 @@ def test_kv_heads_and_head_dim_default_from_the_heads() -> None:
         ({"attention_bias": "yes"}, "attention_bias"),
         ({"dtype": "fp8"}, "dtype"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps: expected a number above 0"),
+        ({"head_dim": 10**400}, "head_dim: expected a positive whole number"),
+        ({"partial_rotary_factor": 1e308}, "more than all of 128"),
+        ({"torch_dtype": [1]}, "torch_dtype: expected one of"),
+        ({"torch_dtype": [1], "dtype": "float32"}, "torch_dtype: expected one of"),
+        ({"architectures": 5}, "architectures: expected a list of names"),
+        ({"architectures": [5]}, "architectures: expected a list of names"),
+        ({"pad_token_id": [1]}, "pad_token_id: expected an id or null"),
+        ({"quantization_config": {"bits": 4}}, "quantised checkpoints are not read; use the original"),
+        *(({"eos_token_id": ids}, "eos_token_id: ") for ids in (5.5, "abc", {}, [], [[1]], -5, True)),
     ],
 )
 def test_values_that_make_no_model_are_refused(values: dict[str, Any], message: str) -> None:
