@@ -118,7 +118,7 @@ class AdamW:
 
 @dataclass(frozen=True, kw_only=True)
 class WarmUp:
-    """The rise from 0 to the peak that every schedule begins with."""
+    """The rise that every schedule begins with: by equal parts, and the last of its steps has the peak."""
 
     warmup_steps: NotNegative | None = None  # optimizer steps; null: from warmup_ratio
     warmup_ratio: Ratio = 0.0  # share of all optimizer steps
@@ -240,9 +240,7 @@ class RunConfig:
     parallel: SingleDevice = SingleDevice()
     logger: Logger = CsvLogger()
     seed: Seed = 0  # of the data order and of every random number
-    resume: FilePath = (
-        "never"  # never; auto: from the newest valid state in output_dir; or the path of a state
-    )
+    resume: FilePath = "never"  # never; auto: the newest valid state in output_dir; or the path of a state
     output_dir: FilePath | None = None  # the run folder; null: runs/<recipe>/<time>
     run_name: Text | None = None  # shown by loggers; null: the name of the run folder
 
