@@ -1,4 +1,4 @@
-"""Paths that users write, and where the shipped `conf/` and `recipes/` are: in the package, or beside it in a checkout."""
+"""Paths as users write them, and where the shipped `conf/` and `recipes/` are: in the package or beside it."""
 
 from __future__ import annotations
 
