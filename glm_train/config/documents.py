@@ -217,8 +217,12 @@ def _read_pick(document: Document, key: str, choice: Any, place: str, is_base: b
         )
     elif not is_choice(group, choice):
         faults.add(choice_fault(group, choice, place), (group,))
-    else:
-        document.picks[group] = choice
+    elif document.picks.setdefault(group, choice) != choice:
+        faults.add(
+            f"defaults: `override {group}: {choice}` contradicts `override {group}: {document.picks[group]}` "
+            f"above it; keep one ({place}).",
+            (group,),
+        )
 
 
 def is_choice(group: str, value: object) -> bool:

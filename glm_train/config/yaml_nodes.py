@@ -1,4 +1,4 @@
-"""YAML to plain values, keeping the line of each key. No tags, no dates, no repeated keys."""
+"""YAML to plain values, keeping the line of each key. No tags, no aliases, no dates, no repeated keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import yaml
 
 from glm_train.config.faults import KeyPath
 
-_PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str")}
+_YAML = "tag:yaml.org,2002:"
+_PLAIN_TAGS = {f"{_YAML}{kind}" for kind in ("null", "bool", "int", "float", "str")}
+_TEXT_TAGS = {f"{_YAML}{kind}" for kind in ("timestamp", "value")}  # a date, and the sign `=`
 _PLAIN_REFERENCE = re.compile(r"\$\{\.*[A-Za-z_][\w.]*\}")
 _DEEPEST = 20
 
@@ -44,6 +46,7 @@ def load_mapping(text: str) -> Mapping | None:
         YamlFault: a syntax error, or something other than a mapping of plain values.
     """
     try:
+        _check_shape(text)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -65,12 +68,32 @@ def load_mapping(text: str) -> Mapping | None:
     return mapping
 
 
+def _check_shape(text: str) -> None:
+    """Refuse what would cost the reader its stack or its time, before any of it is built.
+
+    Raises:
+        YamlFault: nested too deep, or an alias: a few lines of them can stand for billions of values.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = event.start_mark.line + 1
+        if isinstance(event, yaml.AliasEvent):
+            cure = "write the values out, or refer to a key with ${key}"
+            raise YamlFault(f"an alias (*{event.anchor}) is not read; {cure}.", line)
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _DEEPEST:
+            raise YamlFault("nested too deep for a recipe.", line)
+
+
 def _plain(node: yaml.Node, path: KeyPath, mapping: Mapping) -> Any:
-    if len(path) > _DEEPEST:
-        raise YamlFault("nested too deep for a recipe.", _line(node))
     if isinstance(node, yaml.MappingNode):
+        _check_tag(node, {f"{_YAML}map"})
         return _plain_mapping(node, path, mapping)
     if isinstance(node, yaml.SequenceNode):
+        _check_tag(node, {f"{_YAML}seq"})
         return [_plain_item(item, (*path, str(index)), mapping) for index, item in enumerate(node.value)]
     return _plain_scalar(node, path, mapping)
 
@@ -85,6 +108,7 @@ def _plain_mapping(node: yaml.MappingNode, path: KeyPath, mapping: Mapping) -> d
     for key_node, value_node in node.value:
         if not isinstance(key_node, yaml.ScalarNode) or key_node.value == "<<":
             raise YamlFault("a key must be a plain word; merge keys (<<) are not read.", _line(key_node))
+        _check_tag(key_node, _PLAIN_TAGS | _TEXT_TAGS)
         key = key_node.value
         if key in values:
             first = mapping.lines[(*path, key)]
@@ -95,13 +119,9 @@ def _plain_mapping(node: yaml.MappingNode, path: KeyPath, mapping: Mapping) -> d
 
 
 def _plain_scalar(node: yaml.Node, path: KeyPath, mapping: Mapping) -> Any:
-    if node.tag == "tag:yaml.org,2002:timestamp":
+    if node.tag in _TEXT_TAGS:
         return node.value
-    if node.tag not in _PLAIN_TAGS:
-        raise YamlFault(
-            f"the YAML tag {node.tag} is not read; a value is a text, number, true, false, null or list.",
-            _line(node),
-        )
+    _check_tag(node, _PLAIN_TAGS)
     try:
         value = yaml.constructor.SafeConstructor().construct_object(node)
     except ValueError:
@@ -109,6 +129,14 @@ def _plain_scalar(node: yaml.Node, path: KeyPath, mapping: Mapping) -> Any:
     if isinstance(value, str) and not is_plain_reference(value):
         mapping.references.append((path, value))
     return value
+
+
+def _check_tag(node: yaml.Node, allowed: set[str]) -> None:
+    if node.tag not in allowed:
+        raise YamlFault(
+            f"the YAML tag {node.tag} is not read; a value is a text, number, true, false, null, list or mapping.",
+            _line(node),
+        )
 
 
 def _line(node: yaml.Node) -> int:

@@ -9,6 +9,9 @@ import pytest
 from glm_train.config.compose import compose, recipes
 from glm_train.errors import ConfigError
 
+# Ten lists, each of ten times the one above: 10**9 values.
+BILLION = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10))
+
 
 def told(recipe: str) -> str:
     with pytest.raises(ConfigError) as caught:
@@ -27,14 +30,28 @@ def told(recipe: str) -> str:
         ("seed: 1\n  lr: 2\n", ":2: not valid YAML"),
         ("data:\n  train: [a, b\nseed: 1\n", ":3: not valid YAML"),
         ("seed: 1\n\tx: 1\n", ": not valid YAML"),
-        ("a: !!python/object/apply:os.system [id]\n", "unknown key 'a'"),
+        (
+            "a: !!python/object/apply:os.system [id]\n",
+            ":1: the YAML tag tag:yaml.org,2002:python/object/apply:os.system is not read",
+        ),
+        ("seed: 1\ndata: !files\n  train: a\n", ":2: the YAML tag !files is not read"),
+        ("data:\n  train: !glob [a]\n", ":2: the YAML tag !glob is not read"),
+        ("!run\nseed: 1\n", ": the YAML tag !run is not read"),
+        ("!env seed: 1\n", ":1: the YAML tag !env is not read"),
+        ("data: !!set {train}\n", ":1: the YAML tag tag:yaml.org,2002:set is not read"),
+        ("{a: " * 500, ":1: nested too deep for a recipe"),
+        ("a: " + "[" * 20_000, ":1: nested too deep for a recipe"),
+        ("".join(f"{'  ' * depth}a:\n" for depth in range(500)), ":21: nested too deep for a recipe"),
+        (BILLION, ":2: an alias (*a0) is not read; write the values out"),
+        ("data: {train: &files [a], validation: *files}\n", ":1: an alias (*files) is not read"),
         ("seed: !!binary aGk=\n", ":1: the YAML tag tag:yaml.org,2002:binary is not read"),
         ("seed: !env X\n", ":1: the YAML tag !env is not read"),
         ("seed: !!int x\n", ":1: 'x' is not a int"),
         ("a: 1\n---\nb: 2\n", ":2: not valid YAML"),
         ("? [a, b]\n: 1\n", ":1: a key must be a plain word"),
-        ("x: &x {lr: 1}\noptim:\n  <<: *x\n", ":3: a key must be a plain word; merge keys"),
-        ("x: &x [*x]\n", ": nested too deep for a recipe"),
+        ("x: &x {lr: 1}\noptim:\n  <<: *x\n", ":3: an alias (*x) is not read"),
+        ("optim:\n  <<: {lr: 1}\n", ":2: a key must be a plain word; merge keys"),
+        ("x: &x [*x]\n", ":1: an alias (*x) is not read"),
         ("seed: 1\nbell: \x07\n", ":2: not valid YAML: the character '\\x07' is not allowed"),
         ("defaults: base\n", "defaults: must be a list"),
         ("defaults: [_self_, base]\n", "`_self_` goes last"),
@@ -51,6 +68,10 @@ def told(recipe: str) -> str:
         (
             "defaults: [{override schedule: wsd}]\nschedule: {name: linear}\n",
             "contradicts `override schedule: wsd`",
+        ),
+        (
+            "defaults:\n- override schedule: wsd\n- override schedule: linear\n",
+            "`override schedule: linear` contradicts `override schedule: wsd` above it; keep one",
         ),
         ("optim: [1]\n", "optim: expected the settings of the group, got [1]"),
         ("batch: [1]\n", "batch: expected settings such as batch.key, got [1]"),
