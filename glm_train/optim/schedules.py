@@ -75,7 +75,8 @@ def _check_lengths(total: int, warmup: int, decay: int) -> None:
         raise ConfigError(f"a schedule needs at least one step, not {total}")
     if warmup + decay > total:
         parts = f"the warm-up ({warmup} steps)" + (f" and the decay ({decay} steps)" if decay else "")
+        verb = "do" if decay else "does"
         raise ConfigError(
-            f"schedule: {parts} do not fit into a run of {total} steps;"
+            f"schedule: {parts} {verb} not fit into a run of {total} steps;"
             " lower schedule.warmup_steps, schedule.warmup_ratio or schedule.decay_ratio, or train longer"
         )

@@ -99,7 +99,7 @@ def test_a_run_of_one_step_trains_at_the_peak() -> None:
     ("name", "settings", "message"),
     [
         ("cosin", {}, "Did you mean 'cosine'"),
-        ("cosine", {"warmup_steps": 31}, r"warm-up \(31 steps\) do not fit into a run of 30"),
+        ("cosine", {"warmup_steps": 31}, r"warm-up \(31 steps\) does not fit into a run of 30"),
         ("wsd", {"warmup_steps": 20, "decay_ratio": 0.5}, r"decay \(15 steps\) do not fit into a run of 30"),
     ],
 )
