@@ -26,6 +26,7 @@ _STRUCTURED = re.compile(r"\s*([\[{'\"]|[A-Za-z_]\w*\(|.*,)", re.DOTALL)
 _FORM = re.compile(r"[+]{0,2}[A-Za-z_][^=]*=|~[A-Za-z_]")
 _PLAIN_LIST = re.compile(r"\[([^\[\]{}'\"]+)\]")
 _SECRET = re.compile(r"api_?key|secret|password|passwd|(access|auth|hf)_?token", re.IGNORECASE)
+_DEEPEST = 50  # brackets in brackets; Hydra's parser calls itself for each
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ def parse_override(argument: str) -> Override | Setting:
         raise ConfigError(
             f"`{argument}` on the command line is not of the form key=value, such as optim.lr=1e-4."
         )
+    if _depth(argument) > _DEEPEST:
+        raise ConfigError(f"`{argument[:40]}...` on the command line is nested too deep.")
     try:
         return OverridesParser.create().parse_override(argument)
     except (HydraException, ValueError):
@@ -97,6 +100,15 @@ def parse_override(argument: str) -> Override | Setting:
     raise ConfigError(
         f"`{argument}` on the command line cannot be read. Quote a text with signs in it: '{key}=\"...\"'."
     )
+
+
+def _depth(text: str) -> int:
+    """How many brackets are open at once, at most."""
+    depth = deepest = 0
+    for letter in text:
+        depth += (letter in "([{") - (letter in ")]}")
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _setting(argument: str, override: Override | Setting, faults: Faults) -> Setting | None:

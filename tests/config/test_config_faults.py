@@ -86,6 +86,7 @@ def told(recipe: str, *overrides: str) -> str:
         ("seed=range(0,3)", ["holds several values", "add -m"]),
         ("optim@x=adamw", ["packages (@) are not read"]),
         ("data.train=[训练.jsonl,{]", ["cannot be read", "'data.train=\"...\"'"]),
+        ("seed=" + "[" * 400 + "]" * 400, ["`seed=[[[", "nested too deep"]),
         ("=3", ["not of the form key=value"]),
         ("schedule=[wsd]", ["schedule can be cosine"]),
         ("run_name=${oc.env:HOME}", ["run_name", "only plain references", "(run_name=${oc.env:HOME} on the"]),
