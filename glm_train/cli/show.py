@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from glm_train.config.compose import compose
 from glm_train.config.yaml_text import to_yaml
@@ -23,5 +24,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    print(to_yaml(compose(args.recipe, args.overrides)), end="")
+    config = compose(args.recipe, args.overrides)
+    text = to_yaml(config)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # what is printed must stay a recipe for the same run
+        text = to_yaml(config, ascii_only=True)
+    print(text, end="")
     return 0

@@ -15,9 +15,13 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     return _plain(dataclasses.asdict(config))
 
 
-def to_yaml(config: RunConfig) -> str:
-    """The text of `config.yaml` and of `glm-train show`: every key, in a fixed order."""
-    return yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+def to_yaml(config: RunConfig, *, ascii_only: bool = False) -> str:
+    """The text of `config.yaml` and of `glm-train show`: every key, in a fixed order.
+
+    With `ascii_only`, other letters are written as YAML's escapes, which are read back as those letters.
+    """
+    values = to_dict(config)
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=not ascii_only, width=1000)
 
 
 def _plain(value: Any) -> Any:

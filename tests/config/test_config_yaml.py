@@ -80,6 +80,17 @@ def test_the_text_is_deterministic_and_names_come_first() -> None:
     assert "run_name: 训练\n" in text
 
 
+@pytest.mark.parametrize("output_dir", [None, "runs/训练"])
+def test_a_run_of_its_own_from_the_config_file_of_another(output_dir: str | None, tmp_path: Path) -> None:
+    config = compose("quickstart", [f"output_dir={output_dir or 'null'}"])
+    assert config.output_dir == output_dir
+    assert f"output_dir: {output_dir or 'null'}\n" in to_yaml(config)
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config), encoding="utf-8")
+    assert compose(str(path)).output_dir == output_dir
+    assert compose(str(path), ["output_dir=null"]).output_dir is None
+
+
 def test_other_yaml_readers_see_plain_values() -> None:
     config = compose("quickstart")
     assert yaml.safe_load(to_yaml(config)) == to_dict(config)
