@@ -7,6 +7,7 @@ command that was asked for is imported, so that help is instant.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -23,12 +24,15 @@ class Command(NamedTuple):
     name: str
     help: str
     module: str
+    takes_recipe: bool = False
 
 
 COMMANDS = (
     Command("demo", "make a tiny random GLM folder and small real data sets, offline", "glm_train.cli.demo"),
-    Command("fit", "train: RECIPE [key=value ...]", "glm_train.cli.fit"),
-    Command("show", "print the resolved configuration of a run, without starting it", "glm_train.cli.show"),
+    Command("fit", "train: RECIPE [key=value ...]", "glm_train.cli.fit", True),
+    Command(
+        "show", "print the resolved configuration of a run, without starting it", "glm_train.cli.show", True
+    ),
     Command("recipes", "list the recipes", "glm_train.cli.recipes"),
     Command("generate", "answer a prompt, or chat, with a trained model", "glm_train.cli.generate"),
 )
@@ -43,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         output; else what the command says.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        _print_anything(stream)
     try:
         code = _run(arguments)
         sys.stdout.flush()
@@ -59,6 +65,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
 
 
+def _print_anything(stream: object) -> None:
+    """Let a stream escape the letters that its encoding lacks, where it would raise instead."""
+    if not isinstance(stream, io.TextIOWrapper):
+        return
+    whole = stream.encoding.lower().replace("_", "-") in ("utf-8", "utf8")
+    if stream.errors == "strict" or (stream.errors == "surrogateescape" and not whole):
+        stream.reconfigure(errors="backslashreplace")
+
+
 def _run(arguments: list[str]) -> int:
     asked = next((argument for argument in arguments if not argument.startswith("-")), None)
     command = next((command for command in COMMANDS if command.name == asked), None)
@@ -67,6 +82,8 @@ def _run(arguments: list[str]) -> int:
         names = [command.name for command in COMMANDS]
         hint = nearest(asked, names)
         parser.error(f"there is no command '{asked}'.{hint} The commands are: {', '.join(names)}.")
+    if command is not None and command.takes_recipe:
+        _ask_for_recipe(parser, command.name, arguments)
     args = _parse(parser, arguments)
     if command is None:
         parser.print_help()
@@ -84,6 +101,17 @@ def _parser(asked: Command | None) -> argparse.ArgumentParser:
         else:
             subparsers.add_parser(command.name, help=command.help)
     return parser
+
+
+def _ask_for_recipe(parser: argparse.ArgumentParser, command: str, arguments: list[str]) -> None:
+    """End with a message of our own where no word follows the command: argparse's asks for key=value too."""
+    words = [argument for argument in arguments if not argument.startswith("-")]
+    wants_help = any(argument.startswith(("-h", "--h")) for argument in arguments)
+    if words == [command] and not wants_help:
+        parser.error(
+            f"the recipe is missing: glm-train {command} RECIPE [key=value ...]. "
+            "`glm-train recipes` lists them; the path of a YAML file works too."
+        )
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import subprocess
 import sys
 import types
@@ -12,6 +14,7 @@ import pytest
 from glm_train import __version__
 from glm_train.cli import main as main_module
 from glm_train.cli.main import COMMANDS, Command, main
+from glm_train.config.compose import compose
 from glm_train.errors import CheckFailed, ConfigError
 
 
@@ -76,7 +79,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["--nope"], "there is no option --nope"),
         (["show", "quickstart", "--lr", "3"], "there is no option --lr. Settings are written key=value"),
         (["recipes", "extra"], "too many arguments: extra"),
-        (["show"], "the following arguments are required: RECIPE\n"),
+        (
+            ["show"],
+            "error: the recipe is missing: glm-train show RECIPE [key=value ...]. `glm-train recipes`",
+        ),
+        (["fit"], "error: the recipe is missing: glm-train fit RECIPE [key=value ...]. `glm-train recipes`"),
+        (["fit", "-m"], "error: the recipe is missing"),
+        (["fit", "--nope"], "error: the recipe is missing"),
+        (["demo", "--seed", "x", "d"], "expected a whole number"),
     ],
 )
 def test_a_wrong_word_is_exit_2(arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,6 +140,30 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "ascii:surrogateescape", "latin-1"])
+def test_letters_that_the_terminal_lacks(encoding: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "glm_train", "show", "quickstart"]
+    shown = subprocess.run([*command, "run_name=训练"], capture_output=True, env=environment, check=True)
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_bytes(shown.stdout)
+    assert compose(str(recipe)).run_name == "训练"
+    wrong = subprocess.run([*command, "optim.训练=1"], capture_output=True, env=environment, check=False)
+    assert wrong.returncode == 2
+    assert rb"\u8bad\u7ec3" in wrong.stderr
+    assert b"Traceback" not in wrong.stderr
+
+
+def test_the_streams_escape_what_they_cannot_print(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    main(["recipes"])
+    print("训练", flush=True)
+    assert raw.getvalue().endswith(b"\\u8bad\\u7ec3\n")
 
 
 def test_as_a_module_with_the_exit_code_of_main() -> None:
