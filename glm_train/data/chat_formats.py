@@ -205,7 +205,10 @@ def _read_tools(tools: Any, where: str) -> tuple[dict[str, Any], ...] | None:
         raise DataError(f"`{where}` is not a list of tools. Write a list, or the JSON text of one.")
     for number, tool in enumerate(listed):
         named = tool.get("function") or tool if isinstance(tool, dict) else None
-        native = isinstance(tool, dict) and isinstance(tool.get("type"), str) and tool["type"] != "function"
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if kind is not None and not isinstance(kind, str):
+            raise DataError(f"`{where}[{number}].type` is {_kind(kind)}. Write a text, such as 'function'.")
+        native = kind is not None and kind != "function"
         if not native and not (
             isinstance(named, dict) and isinstance(named.get("name"), str) and named["name"]
         ):

@@ -105,6 +105,12 @@ class ChatFormat:
     ) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
         """The messages and the `tools` argument with which this template shows the tools."""
         if self.tools_in == "argument":
+            for i, tool in enumerate(tools):
+                if not _tool_name(tool):
+                    raise DataError(
+                        f"tools[{i}]: {_short(str(tool))} has no name, and this chat template shows tools under"
+                        " their names: name the tool, or use a template that knows it (as glm-4-9b-chat's)"
+                    )
             return messages, tools
         if self.tools_in == "nowhere":
             raise DataError(f"the conversation has tools, and the chat template ignores them; {_CURE}")
@@ -160,10 +166,16 @@ def _check_tools(tools: Sequence[dict[str, Any]], rendered: Rendered) -> None:
     """Each tool's name must stand before the first user turn, where a tool call cannot be taken for it."""
     head = _head(rendered)
     for i, tool in enumerate(tools):
-        function = tool.get("function", tool)
-        name = function.get("name") if isinstance(function, dict) else None
-        if isinstance(name, str) and name not in head:
+        name = _tool_name(tool)
+        if name is not None and name not in head:
             raise DataError(f"tools[{i}]: the chat template left out the tool {name!r}; {_CURE}")
+
+
+def _tool_name(tool: dict[str, Any]) -> str | None:
+    """A function's name; None for a native tool of GLM without one, such as {"type": "python"}."""
+    function = tool.get("function") or tool
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) and name.strip() else None
 
 
 def _head(rendered: Rendered) -> str:

@@ -239,6 +239,10 @@ REFUSED = {
         chat(USER, ANSWER, tools=[{"type": "function", "function": {}}]),
         "`tools[0]` has no tool",
     ),
+    "tool type list": (
+        chat(USER, ANSWER, tools=[{"type": ["x"], "name": "f"}]),
+        "`tools[0].type` is a list",
+    ),
     "tools in a user message": (chat({**USER, "tools": TOOLS}, ANSWER), "messages[0]: it has `tools`"),
     "tools twice": (
         chat({"role": "system", "content": "", "tools": TOOLS}, USER, ANSWER, tools=[{"type": "python"}]),

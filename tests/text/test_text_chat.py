@@ -251,3 +251,17 @@ def test_older_template_skips_empty_messages_and_is_told_on(tmp_path: Path) -> N
 def test_unknown_options_are_refused(tokenizer: GlmTokenizer, name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"data.{name}='{value}'.*Did you mean"):
         encode_chat(tokenizer, chat(HI, HELLO), **{name: value})
+
+
+@pytest.mark.parametrize("tool", [{"type": "python"}, {"type": "function", "function": {"name": " "}}])
+def test_tool_without_a_name_is_refused_where_the_template_needs_one(
+    tokenizer: GlmTokenizer, tool: dict
+) -> None:
+    with pytest.raises(DataError, match=r"tools\[1\]: .* has no name"):
+        encode_chat(tokenizer, chat(HI, HELLO, tools=(WEATHER, tool)))
+
+
+def test_native_tool_stays_legal_where_the_template_takes_tools_in_a_message(tmp_path: Path) -> None:
+    nine_b = with_template(tmp_path, GLM_4_9B_CHAT)
+    ids = encode_chat(nine_b, chat(HI, HELLO, tools=(WEATHER, {"type": "python"}))).input_ids
+    assert "get_weather" in nine_b.decode(ids)
