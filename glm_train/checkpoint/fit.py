@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -10,12 +11,15 @@ from torch import Tensor, nn
 from glm_train.checkpoint.index import TensorIndex
 from glm_train.checkpoint.safetensors_file import StoredTensor
 from glm_train.errors import CheckpointError
+from glm_train.model.config import GlmConfig
 
 _BODY = "model."
 _HEADS = ("lm_head.", "score.")
 # Computed from the config, yet stored by some older writers.
 _COMPUTED = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")
 _SHOWN = 8
+_LAYER = re.compile(r"layers\.(\d{1,9})\.", re.ASCII)
+_EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")  # a tied model may be stored under either name
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,7 @@ def match(module: nn.Module, index: TensorIndex) -> list[Slot]:
     Raises `CheckpointError` listing all that does not fit.
     """
     groups = _shared(module.state_dict(keep_vars=True))
-    if any(name.startswith("transformer.") for name in index.tensors):
-        raise CheckpointError(
-            f"{index.folder}: weights in the layout of the original remote-code release (transformer.*); "
-            "use the model's -hf or 0414 folder, or convert it"
-        )
+    _refuse_original_layout(index)
     known = {name for names, _ in groups for name in names}
     sources = _sources(known, index.tensors)
     slots: list[Slot] = []
@@ -60,6 +60,55 @@ def match(module: nn.Module, index: TensorIndex) -> list[Slot]:
     if missing or extra or shapes or kinds:
         raise CheckpointError(_report(module, index, missing, extra, shapes, kinds))
     return slots
+
+
+def check_sizes(config: GlmConfig, index: TensorIndex) -> None:
+    """Compare the sizes that config.json claims with the stored tensors, before a module is built from them:
+    ten million layers take minutes and all memory even without their weights.
+
+    Raises `CheckpointError` with the numbers of both sides.
+    """
+    _refuse_original_layout(index)
+    shapes = {name.removeprefix(_BODY): tensor.shape for name, tensor in index.tensors.items()}
+    layers = {int(found[1]) for name in shapes if (found := _LAYER.match(name))}
+    faults = []
+    if len(layers) != config.num_hidden_layers:
+        faults.append(
+            f"num_hidden_layers is {config.num_hidden_layers}, the weights hold {len(layers)} layers"
+        )
+    if not any(name in shapes for name in _EMBEDDINGS):
+        faults.append("the weights hold no embed_tokens.weight")
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    hidden, width = config.hidden_size, config.intermediate_size
+    expected = {
+        **dict.fromkeys(_EMBEDDINGS, ("vocab_size, hidden_size", (config.vocab_size, hidden))),
+        "layers.0.self_attn.q_proj.weight": (
+            "num_attention_heads * head_dim, hidden_size",
+            (heads * config.head_dim, hidden),
+        ),
+        "layers.0.self_attn.k_proj.weight": (
+            "num_key_value_heads * head_dim, hidden_size",
+            (kv_heads * config.head_dim, hidden),
+        ),
+        "layers.0.mlp.gate_up_proj.weight": ("2 * intermediate_size, hidden_size", (2 * width, hidden)),
+        "layers.0.mlp.down_proj.weight": ("hidden_size, intermediate_size", (hidden, width)),
+    }
+    for name, (meaning, shape) in expected.items():
+        if name in shapes and shapes[name] != shape:
+            faults.append(f"{name} is {list(shapes[name])}, the model needs {list(shape)} ({meaning})")
+    if faults:
+        raise CheckpointError(
+            f"{index.folder}: config.json and the weights belong to different models.\n"
+            + "\n".join(f"  {fault}" for fault in faults)
+        )
+
+
+def _refuse_original_layout(index: TensorIndex) -> None:
+    if any(name.startswith("transformer.") for name in index.tensors):
+        raise CheckpointError(
+            f"{index.folder}: weights in the layout of the original remote-code release (transformer.*); "
+            "use the model's -hf or 0414 folder, or convert it"
+        )
 
 
 def _shared(state: Mapping[str, Tensor]) -> list[tuple[tuple[str, ...], Tensor]]:

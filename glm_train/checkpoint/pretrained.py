@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from glm_train.checkpoint.disk import disk_errors
+from glm_train.checkpoint.fit import check_sizes
+from glm_train.checkpoint.index import read_index
 from glm_train.checkpoint.safetensors_file import strict_json
 from glm_train.checkpoint.weights import MAX_SHARD_BYTES, load_weights, save_weights
 from glm_train.errors import CheckpointError
@@ -55,6 +57,7 @@ class Pretrained(nn.Module):
         """
         folder = resolve_folder(folder_or_hub_id, revision=revision)
         config = GlmConfig.from_pretrained(folder)
+        check_sizes(config, read_index(folder))
         generation = _read_generation(folder, config)
         wanted = _dtype(dtype if dtype is not None else torch_dtype) or _dtype(config.dtype)
         with torch.device("meta"):

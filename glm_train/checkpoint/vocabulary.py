@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from glm_train.errors import CheckpointError
@@ -17,6 +17,9 @@ class Vocabulary(Protocol):
     def id_to_token(self, id_: int, /) -> str | None: ...
 
     @property
+    def token_ids(self) -> Collection[int]: ...
+
+    @property
     def special_tokens(self) -> Mapping[str, int]: ...
 
 
@@ -27,8 +30,7 @@ def check_vocabulary(config: GlmConfig, tokenizer: Vocabulary) -> None:
     151552); the model's padding id is a token; its stop ids are control tokens.
     """
     faults = []
-    inside = sum(tokenizer.id_to_token(token_id) is not None for token_id in range(config.vocab_size))
-    outside = len(tokenizer) - inside
+    outside = sum(token_id >= config.vocab_size for token_id in tokenizer.token_ids)
     if outside > 0:
         faults.append(
             f"{outside} of the tokenizer's {len(tokenizer)} tokens have ids of {config.vocab_size} or more, "

@@ -86,6 +86,11 @@ class GlmTokenizer:
         return self._backend.get_vocab_size(with_added_tokens=True)
 
     @property
+    def token_ids(self) -> list[int]:
+        """The id of every token, in no order."""
+        return list(self._backend.get_vocab(with_added_tokens=True).values())
+
+    @property
     def special_tokens(self) -> dict[str, int]:
         """Spelling -> id of every control token, by id."""
         return dict(self._control.ids)

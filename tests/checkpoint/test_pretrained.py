@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,30 @@ def test_bare_model_from_a_causal_folder_and_back(tmp_path: Path, model_type: st
     edit_config(tmp_path / "bare", tie_word_embeddings=False)
     with pytest.raises(CheckpointError, match="load it as GlmModel"):
         GlmForCausalLM.from_pretrained(tmp_path / "bare")
+
+
+@pytest.mark.parametrize(
+    ("changes", "numbers"),
+    [
+        (
+            {"vocab_size": 10**12},
+            "embed_tokens.weight is [64, 16], the model needs [1000000000000, 16] (vocab_size, ",
+        ),
+        ({"num_hidden_layers": 10**7}, "num_hidden_layers is 10000000, the weights hold 2 layers"),
+        ({"hidden_size": 10**12}, "embed_tokens.weight is [64, 16]"),
+        ({"intermediate_size": 10**15}, "gate_up_proj.weight is [48, 16]"),
+        ({"head_dim": 10**15}, "q_proj.weight is [32, 16]"),
+        ({"num_attention_heads": 10**12, "num_key_value_heads": 10**12}, "k_proj.weight is [16, 16]"),
+    ],
+)
+def test_huge_sizes_are_refused_before_anything_is_built(
+    tmp_path: Path, changes: dict[str, int], numbers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make().save_pretrained(tmp_path)
+    edit_config(tmp_path, **changes)
+    monkeypatch.setattr(GlmForCausalLM, "__init__", lambda *_: pytest.fail("a model was built"))
+    with pytest.raises(CheckpointError, match=re.escape(numbers)):
+        GlmForCausalLM.from_pretrained(tmp_path)
 
 
 class TestGenerationConfig:

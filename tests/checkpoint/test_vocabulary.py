@@ -21,6 +21,10 @@ class Tokenizer:
     def __len__(self) -> int:
         return self.base + len(self.special_tokens)
 
+    @property
+    def token_ids(self) -> list[int]:
+        return [*range(self.base), *self.special_tokens.values()]
+
     def id_to_token(self, id_: int, /) -> str | None:
         return f"word{id_}" if id_ < self.base else {v: k for k, v in self.special_tokens.items()}.get(id_)
 
@@ -35,6 +39,10 @@ def config(**changes: object) -> GlmConfig:
 def test_a_padded_vocabulary_is_fine() -> None:
     check_vocabulary(config(), Tokenizer(10, STOPS))
     check_vocabulary(config(vocab_size=13, eos_token_id=12, pad_token_id=None), Tokenizer(10, STOPS))
+
+
+def test_a_huge_vocabulary_takes_no_time() -> None:
+    check_vocabulary(config(vocab_size=10**12), Tokenizer(10, {**STOPS, "<far>": 10**11}))
 
 
 @pytest.mark.parametrize(
