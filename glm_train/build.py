@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import warnings
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 
-from glm_train import dist
 from glm_train.callbacks.csv_logger import CsvLogger
 from glm_train.callbacks.loggers import tensorboard_logger, wandb_logger
 from glm_train.callbacks.metrics import MetricsLogger
 from glm_train.callbacks.peak_flops import peak_flops
 from glm_train.callbacks.preemption import StopOnSignal
 from glm_train.callbacks.progress import ProgressReport
-from glm_train.callbacks.resume import ResumeState
+from glm_train.callbacks.resume import Resumed, ResumeState
 from glm_train.callbacks.validation import ValidationSchedule
 from glm_train.checkpoint.pretrained import GlmForCausalLM
 from glm_train.checkpoint.vocabulary import check_vocabulary
 from glm_train.config.schema import TensorBoardLogger, WandbLogger
 from glm_train.data.datamodule import GlmDataModule
-from glm_train.data.plan import PLAN_VERSION, count_microbatches
 from glm_train.data.prepare import prepare_chat
 from glm_train.data.split import split_validation
 from glm_train.data.store import ExampleStore
@@ -39,6 +34,7 @@ from glm_train.optim.optimizers import build_optimizer
 from glm_train.optim.schedules import schedule_factor
 from glm_train.parallel.parallelize import parallelize
 from glm_train.run_folder import RunFolder
+from glm_train.run_plan import RunPlan
 from glm_train.tasks.chat import ChatTask
 from glm_train.text.tokenizer import GlmTokenizer
 
@@ -46,22 +42,6 @@ if TYPE_CHECKING:
     from glm_train.config.schema import RunConfig
 
 _PRECISION = {"fp32": "32-true", "bf16-mixed": "bf16-mixed"}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The arithmetic of a run: how tokens become steps."""
-
-    microbatches_per_step: int  # over all ranks
-    microbatches_per_epoch: int
-    steps_per_epoch: int
-    total_steps: int
-    token_budget: int | None
-    documents: int | None
-
-    @property
-    def epochs(self) -> float:
-        return self.total_steps / self.steps_per_epoch
 
 
 def device_type(config: RunConfig) -> str:
@@ -74,6 +54,8 @@ def device_type(config: RunConfig) -> str:
 def build_tokenizer(config: RunConfig) -> tuple[GlmTokenizer, GlmConfig]:
     """The tokenizer, checked to belong to the model's config."""
     model_config = GlmConfig.from_pretrained(config.model.path)
+    if config.model.rope_theta is not None:
+        model_config.rope_theta = config.model.rope_theta
     tokenizer = GlmTokenizer.from_pretrained(config.model.path)
     check_vocabulary(model_config, tokenizer)
     return tokenizer, model_config
@@ -100,39 +82,17 @@ def build_data(config: RunConfig, tokenizer: GlmTokenizer) -> tuple[ExampleStore
     return train, None
 
 
-def build_plan(config: RunConfig, train: ExampleStore) -> Plan:
-    """How many microbatches and steps the run has."""
-    documents = config.batch.documents
-    if documents is None and not config.data.packing:
-        documents = 1
-    budget = None if documents is not None else (config.batch.tokens or config.data.max_length)
-    microbatches = count_microbatches(train.lengths, token_budget=budget, documents=documents)
-    per_step = config.batch.accumulate * dist.world_size()
-    steps = -(-microbatches // per_step)
-    limits = [config.trainer.max_steps, config.trainer.max_epochs and config.trainer.max_epochs * steps]
-    total = min(limit for limit in limits if limit is not None)
-    return Plan(per_step, microbatches, steps, total, budget, documents)
-
-
-def plan_position(config: RunConfig, plan: Plan, train: ExampleStore) -> dict[str, Any]:
-    """What a step number means: two runs with equal positions see the same steps."""
-    return {
-        "data": hashlib.sha256(train.lengths.tobytes() + train.trained.tobytes()).hexdigest()[:16],
-        "seed": config.seed,
-        "microbatches_per_step": plan.microbatches_per_step,
-        "token_budget": plan.token_budget,
-        "documents": plan.documents,
-        "plan_version": PLAN_VERSION,
-    }
-
-
 def build_model(config: RunConfig) -> GlmForCausalLM:
     """The model with its weights in fp32, ready to be trained."""
+    if config.model.attention == "varlen" and (
+        device_type(config) == "cpu" or config.trainer.precision == "fp32"
+    ):
+        raise ConfigError(
+            "model.attention=varlen needs a GPU and trainer.precision=bf16-mixed; use model.attention=auto"
+        )
     model = GlmForCausalLM.from_pretrained(config.model.path, dtype=torch.float32).train()
     if config.model.rope_theta is not None:
         model.model.set_rope_theta(config.model.rope_theta)
-    if config.model.attention == "varlen" and device_type(config) == "cpu":
-        raise ConfigError("model.attention=varlen needs a GPU; use model.attention=auto or sdpa")
     model.model.set_attention(config.model.attention)
     parallelize(
         model,
@@ -142,7 +102,7 @@ def build_model(config: RunConfig) -> GlmForCausalLM:
     return model
 
 
-def build_task(config: RunConfig, model: GlmForCausalLM, plan: Plan) -> ChatTask:
+def build_task(config: RunConfig, model: GlmForCausalLM, plan: RunPlan) -> ChatTask:
     optim, schedule = config.optim, config.schedule
 
     def optimizer(module: torch.nn.Module) -> torch.optim.Optimizer:
@@ -159,11 +119,12 @@ def build_task(config: RunConfig, model: GlmForCausalLM, plan: Plan) -> ChatTask
             decay_ratio=schedule.decay_ratio,
         )
 
+    learning_rate(0)  # a schedule that does not fit the run is refused here, before anything is written
     return ChatTask(model, optimizer=optimizer, learning_rate=learning_rate, clip_norm=optim.clip_norm)
 
 
 def build_datamodule(
-    config: RunConfig, plan: Plan, train: ExampleStore, validation: ExampleStore | None, start_step: int
+    config: RunConfig, plan: RunPlan, train: ExampleStore, validation: ExampleStore | None, start_step: int
 ) -> GlmDataModule:
     longest = 0 if validation is None else int(validation.lengths.max())
     return GlmDataModule(
@@ -185,10 +146,13 @@ def build_datamodule(
 def build_callbacks(
     config: RunConfig,
     folder: RunFolder,
-    plan: Plan,
+    plan: RunPlan,
     train: ExampleStore,
     model: GlmForCausalLM,
-    restored: Any,
+    *,
+    validate: bool,
+    position: dict[str, Any],
+    resumed: Resumed | None,
 ) -> list[Callback]:
     peak = peak_flops(torch.cuda.get_device_name()) if device_type(config) == "cuda" else None
     flops = training_flops(model.config, train.lengths.tolist(), int(train.trained.sum()))
@@ -198,24 +162,21 @@ def build_callbacks(
         steps_per_epoch=plan.steps_per_epoch,
         flops_per_token=flops / int(train.lengths.sum()),
         peak_flops=peak,
-        tokens_before=restored[1]["tokens"] if restored else 0,
+        tokens_before=resumed.tokens if resumed else 0,
     )
+    every = config.trainer.validate_every or plan.steps_per_epoch
+    validation = ValidationSchedule(every, plan.total_steps, enabled=validate)
     state = ResumeState(
         folder.checkpoints,
         every=config.trainer.save_every or plan.steps_per_epoch,
         keep=config.trainer.keep,
-        position=plan_position(config, plan, train),
+        position=position,
         metrics=metrics,
-        restored=restored,
+        validation=validation,
+        resumed=resumed,
     )
     # Order matters: values are logged before they are shown, and all rows of a step before its state is saved.
-    return [
-        ValidationSchedule(config.trainer.validate_every or plan.steps_per_epoch),
-        metrics,
-        ProgressReport(metrics),
-        state,
-        StopOnSignal(state.save),
-    ]
+    return [validation, metrics, ProgressReport(metrics), state, StopOnSignal(state.save, plan.total_steps)]
 
 
 def build_loggers(config: RunConfig, folder: RunFolder, resumed_step: int) -> list[Logger]:
@@ -260,14 +221,3 @@ def quiet_lightning() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"lightning\.")
-
-
-def refuse_other_plan(saved: dict[str, Any], now: dict[str, Any], state: Path) -> None:
-    """A state counts steps of its own plan; going on under another would skip or repeat examples."""
-    changed = [
-        f"{key} was {saved.get(key)!r} and is {now[key]!r}" for key in now if saved.get(key) != now[key]
-    ]
-    if changed:
-        raise ConfigError(
-            f"{state}: cannot be resumed, because the plan of steps has changed:\n" + "\n".join(changed)
-        )

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from lightning.pytorch import LightningDataModule, Trainer
 
 import glm_train
 from glm_train import build, dist
+from glm_train.callbacks.preemption import Stopped
 from glm_train.callbacks.report import write_report
-from glm_train.callbacks.resume import restore_weights
-from glm_train.checkpoint.resume import load_state
+from glm_train.callbacks.resume import open_state, restore_weights
 from glm_train.config.yaml_text import to_yaml
 from glm_train.data.store import ExampleStore
+from glm_train.errors import ConfigError
 from glm_train.model.generation import stop_ids
 from glm_train.optim.clip import NonFiniteError
 from glm_train.run_folder import RunFolder, choose_run_folder
+from glm_train.run_plan import RunPlan, build_plan, plan_position, refuse_other_plan
+from glm_train.tasks.base import GlmTask
 
 if TYPE_CHECKING:
     from glm_train.checkpoint.pretrained import GlmForCausalLM
@@ -43,35 +48,79 @@ def fit(config: RunConfig, recipe: str) -> RunResult:
     """
     folder, state, notes = choose_run_folder(recipe, config.output_dir, config.resume)
     device = build.device_type(config)
-    tokenizer, _ = build.build_tokenizer(config)
+    _refuse_ranks()
+    tokenizer, model_config = build.build_tokenizer(config)
     train, validation = build.build_data(config, tokenizer)
-    plan = build.build_plan(config, train)
-    restored = None
-    if state is not None:
-        restored = load_state(state)
-        build.refuse_other_plan(restored[1]["position"], build.plan_position(config, plan, train), state)
+    plan = build_plan(config, train)
+    position = plan_position(config, plan, train, model_config, tokenizer)
+    resumed = open_state(state) if state else None
+    if resumed and state:
+        refuse_other_plan(resumed.position, resumed.step, position, plan, state)
     torch.manual_seed(config.seed)
     model = build.build_model(config)
-    start = 0
-    if restored:
-        restore_weights(model, restored[0])
-        start = restored[1]["step"]
-    for line in [*notes, *_summary(config, folder, plan, train, validation, model, device, start)]:
-        print(line, flush=True)
-
-    folder.begin(to_yaml(config), latest=config.output_dir is None and state is None)
     task = build.build_task(config, model, plan)
-    callbacks = build.build_callbacks(config, folder, plan, train, model, restored)
-    loggers = build.build_loggers(config, folder, start)
+    if resumed:
+        restore_weights(model, resumed.tensors)
+        task.step = resumed.step
+    unvalidated = resumed is not None and not resumed.validated
+    for line in [*notes, *_summary(config, folder, plan, train, validation, model, device, task.step)]:
+        print(line, flush=True)
+    loggers = build.build_loggers(config, folder, task.step)
+    callbacks = build.build_callbacks(
+        config,
+        folder,
+        plan,
+        train,
+        model,
+        validate=validation is not None,
+        position=position,
+        resumed=resumed,
+    )
+    del resumed  # the callback lets it go once it has put it in place
+    settings = replace(
+        config, resume="never", output_dir=None
+    )  # what, not where: config.yaml is a recipe too
+    folder.begin(to_yaml(settings), latest=config.output_dir is None and state is None)
     trainer = build.build_trainer(config, folder, callbacks, loggers, validate=validation is not None)
-    if start < plan.total_steps:
-        try:
-            trainer.fit(task, datamodule=build.build_datamodule(config, plan, train, validation, start))
-        except NonFiniteError as error:
-            raise NonFiniteError(f"{error}\n{_sources(train, error.documents)}") from None
+    data = build.build_datamodule(config, plan, train, validation, task.step)
+    _train(trainer, task, data, plan, train, folder, validate_first=unvalidated)
     save_model(folder.model, model, tokenizer)
     curves = write_report(folder.report, folder.metrics, title=config.run_name or str(folder.path))
     return RunResult(folder, plan.total_steps, {name: points[-1][1] for name, points in curves.items()})
+
+
+def _train(
+    trainer: Trainer,
+    task: GlmTask,
+    data: LightningDataModule,
+    plan: RunPlan,
+    train: ExampleStore,
+    folder: RunFolder,
+    *,
+    validate_first: bool,
+) -> None:
+    """Run the steps that are still to do, after the validation that a stop left out."""
+    try:
+        if validate_first:
+            trainer.validate(task, datamodule=data, verbose=False)
+        if task.step < plan.total_steps:
+            trainer.fit(task, datamodule=data)
+        for logger in trainer.loggers:
+            logger.save()
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{error}\n{_sources(train, error.documents)}") from None
+    except Stopped as stopped:
+        stopped.folder = folder.path
+        raise
+
+
+def _refuse_ranks() -> None:
+    """A launcher's other processes would train the same thing into the same folder."""
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        raise ConfigError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']} is set, but this version trains on one device: "
+            "start one process, without torchrun, or unset WORLD_SIZE"
+        )
 
 
 def save_model(path: Path, model: GlmForCausalLM, tokenizer: GlmTokenizer) -> None:
@@ -97,7 +146,7 @@ def _sources(store: ExampleStore, documents: Sequence[int]) -> str:
 def _summary(
     config: RunConfig,
     folder: RunFolder,
-    plan: build.Plan,
+    plan: RunPlan,
     train: ExampleStore,
     validation: ExampleStore | None,
     model: GlmForCausalLM,
@@ -114,16 +163,17 @@ def _summary(
         f"glm-train {glm_train.__version__}  {folder.path}",
         f"model       {config.model.path}: {model.config.model_type}, {_count(parameters)} parameters, "
         f"{trained / parameters:.0%} trained, {config.trainer.precision} on {where}",
-        f"data        {_describe(train)}",
+        *_describe("data", train),
     ]
     if validation is not None:
-        lines.append(f"validation  {_describe(validation)}")
+        lines += _describe("validation", validation)
     lines.append(
-        f"batch       {dist.world_size()} rank x {config.batch.accumulate} microbatch of {size} = "
+        f"batch       {dist.world_size()} device x {config.batch.accumulate} "
+        f"{'microbatch' if config.batch.accumulate == 1 else 'microbatches'} of {size} = "
         f"{tokens / plan.steps_per_epoch:,.0f} tokens a step ({targets / plan.steps_per_epoch:,.0f} trained)"
     )
     lines.append(
-        f"steps       {plan.steps_per_epoch:,} an epoch x {plan.epochs:g} epochs = {plan.total_steps:,}"
+        f"steps       {plan.total_steps:,}, {plan.epochs:.4g} epochs of {plan.steps_per_epoch:,}"
         + (f", going on after step {start:,}" if start else "")
     )
     lines.append(
@@ -133,10 +183,11 @@ def _summary(
     return lines
 
 
-def _describe(store: ExampleStore) -> str:
+def _describe(what: str, store: ExampleStore) -> list[str]:
+    """Examples and tokens, then what of the files was left out or cut."""
     tokens, trained = int(store.lengths.sum()), int(store.trained.sum())
-    line = f"{len(store):,} examples, {tokens:,} tokens, {trained:,} trained ({trained / tokens:.0%})"
-    return line
+    size = f"{len(store):,} examples, {tokens:,} tokens, {trained:,} trained ({trained / tokens:.0%})"
+    return [f"{what:<12}{size}", *(f"{'':12}{line}" for line in store.report.losses())]
 
 
 def _count(number: int) -> str:

@@ -54,7 +54,8 @@ class RunFolder:
 
     def holds_a_run(self) -> bool:
         """True where any run has written here, finished or not."""
-        return any(p.exists() for p in (self.config, self.metrics, self.checkpoints, self.model))
+        files = (self.config, self.metrics, self.checkpoints, self.model, self.report)
+        return any(path.exists() for path in files)
 
 
 def choose_run_folder(
@@ -65,6 +66,13 @@ def choose_run_folder(
     Nothing is written. `resume` is `never`, `auto` (the newest valid state of `output_dir`) or the path of a run folder
     or of one of its states. Raises `ConfigError` where the folder holds a run that nobody asked to resume.
     """
+    try:
+        return _choose(recipe, output_dir, resume)
+    except (OSError, ValueError) as error:  # a name too long, a NUL, a folder that may not be entered
+        raise ConfigError(f"output_dir={output_dir}, resume={resume}: cannot be used: {error}") from None
+
+
+def _choose(recipe: str, output_dir: str | None, resume: str) -> tuple[RunFolder, Path | None, list[str]]:
     if resume == "never":
         folder = RunFolder(Path(output_dir) if output_dir else _new_folder(recipe))
         _refuse_occupied(folder)
@@ -92,6 +100,12 @@ def _from_path(path: Path, output_dir: str | None) -> tuple[RunFolder, Path | No
     notes: list[str] = []
     if (path / "manifest.json").exists():
         folder = RunFolder(path.absolute().parent.parent)
+        newest, _ = newest_valid(folder.checkpoints)
+        if newest is not None and newest.name > path.name:
+            raise ConfigError(
+                f"resume={path}: {newest.name} is newer, and the states of two courses of a run must not mix. "
+                "Move the newer ones away, or resume from the newest"
+            )
     else:
         folder = RunFolder(path)
         state, skipped = newest_valid(folder.checkpoints) if folder.checkpoints.is_dir() else (None, [])
@@ -152,7 +166,11 @@ def find_model(run_or_model: str) -> Path:
                 f"{path}: this run has no model yet; it did not finish. Resume it with resume={path}"
             )
         return path / "model"
-    finished = [p for p in path.iterdir() if (p / "model" / "config.json").exists() and not p.is_symlink()]
+    finished = [
+        p
+        for p in path.iterdir()
+        if (p / "model" / "config.json").exists() and (p / "config.yaml").exists() and not p.is_symlink()
+    ]
     if not finished:
         raise CheckpointError(
             f"{path}: neither a model folder (no config.json) nor a run folder nor a folder of runs"

@@ -36,6 +36,7 @@ FLOORS = {
     "build.py": 12,
     "run.py": 12,
     "run_folder.py": 12,
+    "run_plan.py": 12,
     "generate.py": 12,
     "demo": 12,
     "cli": 13,

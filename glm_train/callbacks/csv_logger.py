@@ -9,7 +9,31 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from glm_train.errors import CheckpointError
+
 FIRST_COLUMNS = ("step", "epoch")
+
+
+def read_metrics(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows of a metrics.csv. Raises `CheckpointError` where it is none."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows = list(reader)
+            columns = list(reader.fieldnames or ())
+        if columns[:2] != list(FIRST_COLUMNS):
+            raise ValueError(f"its first columns are not {' and '.join(FIRST_COLUMNS)}")
+        for row in rows:
+            if None in row:
+                raise ValueError(f"the row of step {row['step']} has too many values")
+            int(row["step"])
+            for value in filter(None, row.values()):
+                float(value)
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise CheckpointError(
+            f"{path}: cannot be read as the metrics of a run ({error}). Move it away to go on without its rows"
+        ) from None
+    return columns, rows
 
 
 class CsvLogger(Logger):
@@ -25,10 +49,8 @@ class CsvLogger(Logger):
         self._rows: list[dict[str, str]] = []
         self._pending: dict[str, str] = {}
         if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                self._columns = list(reader.fieldnames or FIRST_COLUMNS)
-                self._rows = [row for row in reader if int(row["step"]) <= resumed_step]
+            self._columns, rows = read_metrics(path)
+            self._rows = [row for row in rows if int(row["step"]) <= resumed_step]
             self._write_all()
 
     @property

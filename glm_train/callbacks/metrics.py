@@ -14,8 +14,8 @@ class MetricsLogger(Callback):
     """Writes `train/*` every `log_every` steps and at the last one, and `val/*` after each validation.
 
     `tokens_per_second` counts all tokens of the steps since the last log, over the time they took; time spent in
-    validation, saving and logging is not counted. `step_flops` (of a mean step) and `peak_flops` (FLOP/s of the
-    device) give `train/mfu`; without a known peak there is none. `latest` holds the newest values.
+    validation, saving and logging is not counted. `flops_per_token` and `peak_flops` (FLOP/s of the device) give
+    `train/mfu`; without a known peak there is none. `latest` holds the newest values.
     """
 
     def __init__(
@@ -35,6 +35,10 @@ class MetricsLogger(Callback):
         self._seconds, self._tokens_at_log = 0.0, tokens_before
         self._began = 0.0
 
+    def due(self, step: int) -> bool:
+        """Whether the scalars of the step that was `step`-th are logged."""
+        return step % self.log_every == 0 or step in (1, self.total_steps)
+
     def on_train_batch_start(
         self, trainer: Trainer, task: LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -47,7 +51,7 @@ class MetricsLogger(Callback):
         assert task.last is not None
         result = task.last
         self.tokens += result.tokens
-        due = task.step % self.log_every == 0 or task.step in (1, self.total_steps)
+        due = self.due(task.step)
         # Reading the loss waits for the device, so a logged step's clock stops after it.
         values = {"train/loss": result.loss.item(), "train/grad_norm": result.grad_norm.item()} if due else {}
         self._seconds += time.perf_counter() - self._began

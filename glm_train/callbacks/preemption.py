@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -21,13 +22,17 @@ class Stopped(Exception):
         what = "at once" if saved_step is None else f"after step {saved_step}, whose state is saved"
         super().__init__(f"stopped by {signal.Signals(signum).name} {what}")
         self.exit_code = 128 + signum
+        self.folder: Path | None = None  # of the run, once it is known
 
 
 class StopOnSignal(Callback):
-    """Calls `save` at the next step boundary after a signal and raises `Stopped`."""
+    """Calls `save` at the step boundary after a signal and raises `Stopped`. After the last step the run just ends.
 
-    def __init__(self, save: Callable[[Trainer, GlmTask], None]) -> None:
-        self._save = save
+    Validation is not waited for: who sends SIGTERM may send SIGKILL soon. A resumed run makes up for it.
+    """
+
+    def __init__(self, save: Callable[[Trainer, GlmTask], None], total_steps: int) -> None:
+        self._save, self._total_steps = save, total_steps
         self._signum: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -39,7 +44,7 @@ class StopOnSignal(Callback):
         self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(task, GlmTask)
-        if self._signum is not None:
+        if self._signum is not None and task.step < self._total_steps:
             self._save(trainer, task)
             raise Stopped(self._signum, task.step)
 

@@ -44,10 +44,9 @@ class ProgressReport(Callback):
         self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(task, GlmTask)
-        logged = task.step % self.metrics.log_every == 0 or task.step in (1, self.metrics.total_steps)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=task.step, shown=self._shown())
-        elif logged:
+        elif self.metrics.due(task.step):
             self.console.print(
                 f"step {task.step:>6,}/{self.metrics.total_steps:,}  {self._shown()}  {self._left(task.step)}"
             )
@@ -56,10 +55,8 @@ class ProgressReport(Callback):
         assert isinstance(task, GlmTask)
         values = task.validation
         epoch = task.step / self.metrics.steps_per_epoch
-        train = self.metrics.latest.get("train/loss")
         self.console.print(
             f"step {task.step:>6,}  epoch {epoch:5.2f}"
-            + (f"  train loss {train:.4f}" if train is not None else "")
             + f"  val loss {values['val/loss']:.4f}  perplexity {values['val/perplexity']:.2f}"
             + f"  token accuracy {values['val/token_accuracy']:.1%}"
         )

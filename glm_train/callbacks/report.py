@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import html
 from pathlib import Path
+
+from glm_train.callbacks.csv_logger import FIRST_COLUMNS, read_metrics
 
 _WIDTH, _HEIGHT, _MARGIN = 640, 220, 48
 _CHARTS = (
@@ -48,11 +49,10 @@ def write_report(path: Path, metrics_csv: Path, title: str) -> dict[str, Series]
 def _read(metrics_csv: Path) -> dict[str, Series]:
     """Each scalar's (step, value) points."""
     curves: dict[str, Series] = {}
-    with metrics_csv.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if value and name not in ("step", "epoch"):
-                    curves.setdefault(name, []).append((int(row["step"]), float(value)))
+    for row in read_metrics(metrics_csv)[1]:
+        for name, value in row.items():
+            if value and name not in FIRST_COLUMNS:
+                curves.setdefault(name, []).append((int(row["step"]), float(value)))
     return curves
 
 
@@ -71,6 +71,9 @@ def _chart(curves: dict[str, Series]) -> str:
     for index, (name, series) in enumerate(curves.items()):
         colour = _COLOURS[index % len(_COLOURS)]
         dots = " ".join(place(step, value) for step, value in series)
+        if len(series) == 1:
+            x, y = dots.split(",")
+            lines.append(f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>')
         lines.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.8" points="{dots}"/>')
         legend.append(
             f'<text x="{_MARGIN + 110 * index}" y="12" style="fill:{colour}">{html.escape(name)}</text>'
@@ -80,4 +83,8 @@ def _chart(curves: dict[str, Series]) -> str:
         f'<text x="{_MARGIN}" y="{_HEIGHT - 4}">step {first:,}</text>'
         f'<text x="{_WIDTH}" y="{_HEIGHT - 4}" text-anchor="end">{last:,}</text>'
     )
-    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{"".join(lines + legend)}{axes}</svg>'
+    label = html.escape(", ".join(curves))
+    return (
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label} by step">'
+        f"{''.join(lines + legend)}{axes}</svg>"
+    )

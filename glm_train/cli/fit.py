@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -20,7 +21,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         action="store_true",
         help="run every combination of values like optim.lr=1e-3,1e-4",
     )
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         result = fit(config, args.recipe)
     except Stopped as stopped:
-        print(f"glm-train: {stopped}. To go on, add resume=auto output_dir=FOLDER", file=sys.stderr)
+        again = shlex.join(["glm-train", "fit", args.recipe, *args.overrides, f"resume={stopped.folder}"])
+        print(f"glm-train: {stopped}. Go on with: {again}", file=sys.stderr)
         return stopped.exit_code
     path = os.path.relpath(result.folder.path)
     shown = path if not path.startswith("..") else str(result.folder.path)

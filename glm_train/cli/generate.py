@@ -28,8 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--top-p", type=float, help="with --temperature: draw from the likeliest share of mass p"
     )
     parser.add_argument("--top-k", type=int, help="with --temperature: draw from the k likeliest tokens")
-    parser.add_argument("--seed", type=int, default=0, help="of the drawing (default 0)")
-    parser.set_defaults(run=run)
+    parser.add_argument("--seed", type=int, help="with --temperature: of the drawing (default 0)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,7 +45,10 @@ def run(args: argparse.Namespace) -> int:
             print(f"> {prompt}")
         history.append(Message("user", prompt))
         answer = talker.answer([*system, *history], on_text=_show, **sampling)
-        history.append(Message("assistant", answer.text))
+        if answer.text.strip():
+            history.append(Message("assistant", answer.text))
+        else:
+            history.pop()  # GLM has no empty turn: the conversation goes on as if this were not asked
         ended = f"stopped by {answer.stopped_by}" if answer.stopped_by else "cut by --max-new-tokens"
         print(f"\n  [{ended}, {answer.tokens} tokens]\n", flush=True)
     return 0
@@ -76,7 +78,7 @@ def _sampling(args: argparse.Namespace) -> dict[str, object]:
         "temperature": args.temperature,
         "top_p": args.top_p,
         "top_k": args.top_k,
-        "seed": args.seed,
+        "seed": args.seed or 0,
     }
 
 

@@ -66,11 +66,16 @@ class PrepareReport:
 
     def __str__(self) -> str:
         share = self.trained_tokens / self.tokens if self.tokens else 0.0
-        lines = [
+        first = (
             f"{self.examples:,} examples, {self.tokens:,} tokens, {self.trained_tokens:,} of them trained"
             f" ({share:.1%}), longest {self.longest:,}; {'from the cache' if self.cache_hit else 'prepared'}"
             f" in {self.seconds:.1f} s"
-        ]
+        )
+        return "\n".join([first, *self.losses()])
+
+    def losses(self) -> list[str]:
+        """What of the files is not trained on, a line each; empty where all of it is."""
+        lines = []
         for reason, count in self.dropped.items():
             lines.append(
                 f"left out {count:,} records: {reason} (first: {', '.join(self.dropped_at[reason])})"
@@ -79,7 +84,7 @@ class PrepareReport:
             lines.append(f"shortened {self.shortened:,} examples by {self.dropped_messages:,} messages")
         if self.cut:
             lines.append(f"cut the last answer of {self.cut:,} examples; a cut answer gets no stop token")
-        return "\n".join(lines)
+        return lines
 
 
 class ExampleWriter:

@@ -20,8 +20,6 @@ The last line is what averaging microbatches with unequal token counts gives: to
 
 from __future__ import annotations
 
-from torch import Tensor
-
 
 def step_scale(step_tokens: int, world_size: int) -> float:
     """What a microbatch's sum of token losses is multiplied by: world_size / step_tokens.
@@ -31,8 +29,3 @@ def step_scale(step_tokens: int, world_size: int) -> float:
     assert step_tokens >= 0, f"{step_tokens} trained tokens"
     assert world_size >= 1, f"{world_size} ranks"
     return world_size / max(step_tokens, 1)
-
-
-def mean_over_step(loss_sum: Tensor, step_tokens: int, world_size: int) -> Tensor:
-    """A microbatch's share of the step's mean loss, to be summed over microbatches and averaged over ranks."""
-    return loss_sum * step_scale(step_tokens, world_size)

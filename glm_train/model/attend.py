@@ -74,7 +74,8 @@ def attend(q_BTND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, mask: Mask, dropout: 
     if isinstance(mask, PackedDocuments):
         name = mask.backend
         if name == "auto":
-            name = "varlen" if q_BTND.is_cuda and dropout == 0.0 else "sdpa"
+            flash = q_BTND.is_cuda and q_BTND.dtype in (torch.bfloat16, torch.float16) and dropout == 0.0
+            name = "varlen" if flash else "sdpa"
         return _PACKED[name](q_BTND, k_BSKD, v_BSKD, mask, dropout)
     allowed = mask.allowed_B1TS
     out_BNTD = scaled_dot_product_attention(

@@ -45,11 +45,11 @@ def generate(
     generator = torch.Generator(device).manual_seed(seed) if seed is not None else None
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     position_ids = (mask.long().cumsum(-1) - 1).clamp(min=0)
-    cache = KeyValueCache(capacity=input_ids.shape[1] + max_new_tokens)
+    cache = KeyValueCache(capacity=input_ids.shape[1] + min(max_new_tokens, 4096))  # it grows beyond
     done_B = torch.zeros(len(input_ids), dtype=torch.bool, device=device)
     ids, step_ids = [input_ids], input_ids
-    training, model_was = False, model.training
-    model.train(training)
+    was_training = model.training
+    model.eval()
     try:
         for _ in range(max_new_tokens):
             out = model(step_ids, mask, position_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -70,7 +70,7 @@ def generate(
             mask = torch.cat((mask, mask.new_ones(len(mask), 1)), dim=-1)
             position_ids = position_ids[:, -1:] + 1
     finally:
-        model.train(model_was)
+        model.train(was_training)
     return torch.cat(ids, dim=-1)
 
 

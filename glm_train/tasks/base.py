@@ -31,7 +31,6 @@ class StepResult:
     grad_norm: Tensor  # before clipping
     lr: float
     tokens: int  # of this rank's microbatches, trained or not
-    trained: int  # of the whole step, all ranks
 
 
 class GlmTask(LightningModule):
@@ -90,4 +89,4 @@ class GlmTask(LightningModule):
         optimizer.zero_grad()
         self.step += 1
         tokens = sum(batch.input_ids.numel() for batch in microbatches)
-        self.last = StepResult(total, norm, lr, tokens, microbatches[0].step_tokens)
+        self.last = StepResult(total, norm, lr, tokens)

@@ -176,7 +176,11 @@ def test_a_model_that_is_not_there(fit: Callable[..., str], tmp_path: Path) -> N
     ("arguments", "expected"),
     [
         (["--top-p", "0.9"], "--temperature"),
-        (["--temperature", "0"], "above 0"),
+        (["--temperature", "0"], "from 0.01 to 100"),
+        (["--temperature", "nan"], "from 0.01 to 100"),
+        (["--seed", "1"], "--temperature"),
+        (["--temperature", "1", "--seed", "-1"], "--seed -1"),
+        (["--prompt", " "], "--prompt is empty"),
         (["--temperature", "1", "--top-p", "3"], "at most 1"),
         (["--max-new-tokens", "0"], "at least 1"),
     ],

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from glm_train.losses.linear_cross_entropy import linear_cross_entropy
-from glm_train.losses.normalise import mean_over_step, step_scale
+from glm_train.losses.normalise import step_scale
 from support.tolerances import ACCUMULATION
 
 HIDDEN, VOCAB = 16, 53
@@ -41,7 +41,7 @@ def _step(world: int, accumulate: int, *, fold: bool) -> tuple[float, Tensor, Te
                 scale = step_scale(sum(LENGTHS), world)
                 loss = linear_cross_entropy(hidden, head, targets, scale=scale)
             else:
-                loss = mean_over_step(linear_cross_entropy(hidden, head, targets), sum(LENGTHS), world)
+                loss = linear_cross_entropy(hidden, head, targets) * step_scale(sum(LENGTHS), world)
             loss.backward()
             total += loss.item()
     return total / world, body.grad / world, head.grad / world
@@ -66,10 +66,10 @@ def test_one_document_a_microbatch_has_the_gradient_of_the_whole() -> None:
 
 def test_the_worked_example_of_the_docstring() -> None:
     short, long = torch.tensor(1.0 + 2 * 2), torch.tensor(5.0 * 3)
-    assert mean_over_step(short + long, 8, 1).item() == 2.5
-    assert (mean_over_step(short, 8, 1) + mean_over_step(long, 8, 1)).item() == 2.5
-    assert (mean_over_step(short, 8, 2) + mean_over_step(long, 8, 2)).item() / 2 == 2.5
+    assert ((short + long) * step_scale(8, 1)).item() == 2.5
+    assert (short * step_scale(8, 1) + long * step_scale(8, 1)).item() == 2.5
+    assert (short * step_scale(8, 2) + long * step_scale(8, 2)).item() / 2 == 2.5
 
 
 def test_a_step_without_trained_tokens_is_zero_not_nan() -> None:
-    assert mean_over_step(torch.tensor(0.0), 0, 4).item() == 0.0
+    assert (torch.tensor(0.0) * step_scale(0, 4)).item() == 0.0

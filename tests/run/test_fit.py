@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -102,7 +103,9 @@ def stopped_anywhere(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_fo
 
 
 @pytest.mark.parametrize("step", range(1, 9))
-def test_a_run_resumed_after_any_step_ends_as_if_never_stopped(stopped_anywhere, step: int) -> None:
+def test_a_run_resumed_after_any_step_ends_as_if_never_stopped(
+    stopped_anywhere, step: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, config = stopped_anywhere
     whole, part = folder / "whole", folder / f"part{step}"
     shutil.copytree(whole, part, ignore=shutil.ignore_patterns("model", "report.html"))
@@ -110,6 +113,7 @@ def test_a_run_resumed_after_any_step_ends_as_if_never_stopped(stopped_anywhere,
         if int(state.name.removeprefix("step-")) > step:
             shutil.rmtree(state)
     result = run.fit(config(part, resume="auto"), "test")
+    assert f"going on after step {step}\n" in capsys.readouterr().out
     assert result.steps == 9
     expected = weights(whole)
     for name, tensor in weights(part).items():
@@ -133,7 +137,7 @@ def test_resume_skips_a_damaged_state_and_says_so(
     run.fit(config(part, resume="auto"), "test")
     printed = capsys.readouterr().out
     assert "step-00000005" in printed
-    assert "after step 4" in printed
+    assert "going on after step 4" in printed
     assert np.array_equal(weights(part)["lm_head.weight"], weights(folder / "whole")["lm_head.weight"])
 
 
@@ -144,6 +148,31 @@ def test_resume_under_another_plan_is_refused(stopped_anywhere, model_folder: Pa
         run.fit(other, "test")
     assert "seed was 0 and is 1" in str(error.value)
     assert "documents was 2 and is 3" in str(error.value)
+
+
+def test_another_model_is_not_resumed_into(stopped_anywhere, model_folder: Path, chat_file: Path) -> None:
+    folder, _ = stopped_anywhere
+    settings = {"trainer__max_epochs": 3, "batch__documents": 2, "batch__accumulate": 2}
+    other = configure(model_folder, chat_file, None, resume=folder / "whole", **settings)
+    with pytest.raises(ConfigError, match=r"model\.path \(its config\.json\)"):
+        run.fit(other, "test")
+
+
+def test_fewer_steps_than_are_done_are_refused(stopped_anywhere) -> None:
+    folder, config = stopped_anywhere
+    fewer = dataclasses.replace(
+        config(folder / "whole", resume="auto"),
+        trainer=dataclasses.replace(config(folder / "x").trainer, max_epochs=2),
+    )
+    with pytest.raises(ConfigError, match="has 9 steps behind it, and the run shall have 6"):
+        run.fit(fewer, "test")
+
+
+def test_going_back_to_an_older_state_needs_the_newer_ones_out_of_the_way(stopped_anywhere) -> None:
+    folder, config = stopped_anywhere
+    older = folder / "whole" / "checkpoints" / "step-00000003"
+    with pytest.raises(ConfigError, match="step-00000009 is newer"):
+        run.fit(dataclasses.replace(config(folder / "whole"), resume=str(older), output_dir=None), "test")
 
 
 def test_a_folder_that_holds_a_run_is_not_written_over(

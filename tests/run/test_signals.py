@@ -83,7 +83,7 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_end(
 def test_a_second_ctrl_c_stops_at_once() -> None:
     from glm_train.callbacks.preemption import StopOnSignal, Stopped
 
-    stopper = StopOnSignal(lambda trainer, task: None)
+    stopper = StopOnSignal(lambda trainer, task: None, total_steps=10)
     stopper._note(signal.SIGINT, None)
     with pytest.raises(Stopped, match="at once") as stopped:
         stopper._note(signal.SIGINT, None)

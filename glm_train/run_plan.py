@@ -1,0 +1,85 @@
+"""The arithmetic of a run: how its data become steps, and whether a saved step number still means the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glm_train import dist
+from glm_train.data.plan import PLAN_VERSION, count_microbatches
+from glm_train.data.store import ExampleStore
+from glm_train.errors import ConfigError
+from glm_train.model.config import GlmConfig
+from glm_train.text.tokenizer import GlmTokenizer
+
+if TYPE_CHECKING:
+    from glm_train.config.schema import RunConfig
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Steps of a run. Every epoch has the same number of them."""
+
+    microbatches_per_step: int  # over all ranks
+    steps_per_epoch: int
+    total_steps: int
+    token_budget: int | None  # of a packed microbatch; or
+    documents: int | None  # of a microbatch, a fixed number
+
+    @property
+    def epochs(self) -> float:
+        return self.total_steps / self.steps_per_epoch
+
+
+def build_plan(config: RunConfig, train: ExampleStore) -> RunPlan:
+    """How many steps the run has."""
+    documents = config.batch.documents
+    if documents is None and not config.data.packing:
+        documents = 1
+    budget = None if documents is not None else (config.batch.tokens or config.data.max_length)
+    microbatches = count_microbatches(train.lengths, token_budget=budget, documents=documents)
+    per_step = config.batch.accumulate * dist.world_size()
+    steps = -(-microbatches // per_step)
+    limits = [config.trainer.max_steps, config.trainer.max_epochs and config.trainer.max_epochs * steps]
+    total = min(limit for limit in limits if limit is not None)
+    return RunPlan(per_step, steps, total, budget, documents)
+
+
+def plan_position(
+    config: RunConfig, plan: RunPlan, train: ExampleStore, model_config: GlmConfig, tokenizer: GlmTokenizer
+) -> dict[str, Any]:
+    """What a step number means: runs with equal positions take the same steps with the same kind of model."""
+    shape = json.dumps(model_config.to_dict(), sort_keys=True)
+    return {
+        "model.path (its config.json)": hashlib.sha256(shape.encode()).hexdigest()[:16],
+        "model.path (its tokenizer)": tokenizer.fingerprint[:16],
+        "data.train (its lengths)": hashlib.sha256(
+            train.lengths.tobytes() + train.trained.tobytes()
+        ).hexdigest()[:16],
+        "seed": config.seed,
+        "microbatches_per_step": plan.microbatches_per_step,
+        "token_budget": plan.token_budget,
+        "documents": plan.documents,
+        "plan_version": PLAN_VERSION,
+    }
+
+
+def refuse_other_plan(
+    saved: dict[str, Any], step: int, now: dict[str, Any], plan: RunPlan, state: Path
+) -> None:
+    """A state counts the steps of its own plan: under another one, going on would skip or repeat examples."""
+    changed = [
+        f"{key} was {saved.get(key)!r} and is {now[key]!r}" for key in now if saved.get(key) != now[key]
+    ]
+    if changed:
+        raise ConfigError(
+            f"{state}: cannot be resumed, because the plan of steps has changed:\n" + "\n".join(changed)
+        )
+    if step > plan.total_steps:
+        raise ConfigError(
+            f"{state}: has {step} steps behind it, and the run shall have {plan.total_steps}. "
+            "Raise trainer.max_steps or trainer.max_epochs, or resume from an earlier state"
+        )
