@@ -52,7 +52,13 @@ class TokenizerFiles:
         """Spelling -> the configuration key that declares it a special token."""
         declared = {spelling: name for name, spelling in self.named_tokens.items()}
         for key in ("additional_special_tokens", "extra_special_tokens"):
-            tokens = self.config.get(key) or []
+            tokens = self.config.get(key)
+            tokens = [] if tokens is None else tokens
+            if not isinstance(tokens, list | dict):
+                raise CheckpointError(
+                    f"{self.source}/tokenizer_config.json: {key} must be a list or an object of tokens,"
+                    f" found {tokens!r}"
+                )
             for token in tokens.values() if isinstance(tokens, dict) else tokens:
                 declared.setdefault(self._spelling(key, token), key)
         return declared
@@ -103,6 +109,12 @@ class TokenizerFiles:
             raise CheckpointError(
                 f"{self.source}/{name}:{error.lineno}: broken JSON ({error.msg}); download the file again"
             ) from None
+        except RecursionError:
+            raise CheckpointError(
+                f"{self.source}/{name}: nested too deeply; download the file again"
+            ) from None
+        except ValueError as error:  # an integer of thousands of digits
+            raise CheckpointError(f"{self.source}/{name}: {error}; download the file again") from None
         if not isinstance(value, dict):
             raise CheckpointError(
                 f"{self.source}/{name}: expected a JSON object, found {type(value).__name__}"

@@ -127,7 +127,10 @@ class GlmTokenizer:
         every template."""
         digest = hashlib.sha256()
         parts = {name: data for name, data in self._files.content.items() if name.endswith(".json")}
-        parts |= {f"template {name}": t.source.encode() for name, t in self._renderer.templates.items()}
+        parts |= {
+            f"template {name}": t.source.encode("utf-8", "surrogatepass")
+            for name, t in self._renderer.templates.items()
+        }
         for name, data in sorted(parts.items()):
             digest.update(f"{name} {hashlib.sha256(data).hexdigest()}\n".encode())
         return digest.hexdigest()
