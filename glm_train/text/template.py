@@ -8,6 +8,7 @@ renders here to the same text. Source: Hugging Face documentation, "Chat templat
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -26,6 +27,10 @@ from glm_train.errors import CheckpointError, DataError
 MAX_SOURCE_BYTES = 64 * 1024
 MAX_OUTPUT_CHARS = 1_000_000
 MAX_SECONDS = 10.0
+MAX_WIDTH = 999
+_PADDING = ("center", "ljust", "rjust", "zfill", "expandtabs")
+# A field with a width of four digits or more, or one that is an argument: `%9999d`, `%*d`, `{:>9999}`, `{:{}}`.
+_WIDE_FIELD = re.compile(r"%(?:\([^)]*\))?[-+ #0-9.]*(?:\*|[0-9]{4})|\{[^{}]*:[^{}]*(?:\{|[0-9]{4})")
 
 _TICK = "glm_train_tick"
 
@@ -100,18 +105,31 @@ class _LimitError(Exception):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox, with a clock that ticks in every loop and macro, and no way to build huge values by `*` or
-    `**`."""
+    """The sandbox, with a clock that ticks in every loop and macro, and no way to build huge values by `*`,
+    `**`, `%` or padding."""
 
-    intercepted_binops = frozenset({"*", "**"})
+    intercepted_binops = frozenset({"*", "**", "%"})
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "%":
+            if isinstance(left, str):
+                _refuse_wide(left)
+            return super().call_binop(context, operator, left, right)
         if operator == "**" and abs(right) > 64:
             raise SecurityError(f"the exponent {right} is too large")
         for sequence, times in ((left, right), (right, left)):
             if hasattr(sequence, "__len__") and len(sequence) * times > MAX_OUTPUT_CHARS:
                 raise SecurityError(f"a sequence repeated {times} times is too large")
         return super().call_binop(context, operator, left, right)
+
+    def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+        method = getattr(obj, "__wrapped__", obj)  # the sandbox wraps `format`
+        text = getattr(method, "__self__", None)
+        if isinstance(text, str) and method.__name__ in ("format", "format_map"):
+            _refuse_wide(text)
+        elif isinstance(text, str) and method.__name__ in _PADDING:
+            _refuse_wide("", *args, *kwargs.values())
+        return super().call(context, obj, *args, **kwargs)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
@@ -137,15 +155,41 @@ class _GenerationBlock(Extension):
 
 
 def _environment() -> jinja2.Environment:
+    # Not optimised: constant expressions would be computed while the template is compiled, without limits.
     environment = _Environment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loop_controls]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[_GenerationBlock, loop_controls],
+        optimized=False,
     )
+    for name in ("center", "format", "indent"):
+        environment.filters[name] = _narrow(environment.filters[name])
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     # The class itself would offer `dict.update`, which changes the caller's messages past the sandbox.
     environment.globals["dict"] = lambda *pairs, **named: dict(*pairs, **named)
     return environment
+
+
+def _narrow(filter_: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter of jinja2 that pads text, with a limit on how far."""
+
+    def limited(value: Any, *args: Any, **named: Any) -> Any:
+        if filter_.__name__ == "do_format":
+            _refuse_wide(value)
+        else:
+            _refuse_wide("", *args, *named.values())
+        return filter_(value, *args, **named)
+
+    return limited
+
+
+def _refuse_wide(form: Any, *widths: Any) -> None:
+    """Raise where a number, or a field of the format string `form`, pads to more than `MAX_WIDTH` characters."""
+    wide = [width for width in widths if isinstance(width, int) and width > MAX_WIDTH]
+    if wide or (isinstance(form, str) and _WIDE_FIELD.search(form)):
+        raise SecurityError(f"text padded to more than {MAX_WIDTH} characters is too large")
 
 
 def _to_json(
@@ -155,6 +199,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
+    _refuse_wide("", indent)
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

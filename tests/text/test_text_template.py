@@ -135,6 +135,16 @@ def test_syntax_errors_name_the_line() -> None:
         ("{{ ''.__class__.__mro__ }}", "unsafe|undefined"),
         ("{{ dict.update(messages[0], a=1) }}", "no attribute .update."),
         ("{{ 'x' * 100000000 }}", "repeated 100000000 times is too large"),
+        ("{{ '%*d' % (999999999, 1) }}", "padded to more than 999"),
+        ("{{ '%0999999999d' % 1 }}", "padded to more than 999"),
+        ("{{ '%.999999999f' % 1 }}", "padded to more than 999"),
+        ("{{ '%999999999d'|format(1) }}", "padded to more than 999"),
+        ("{{ '{:>999999999}'.format(1) }}", "padded to more than 999"),
+        ("{{ '{:>{}}'.format(1, 999999999) }}", "padded to more than 999"),
+        ("{{ 'x'.ljust(999999999) }}", "padded to more than 999"),
+        ("{{ 'x'|center(999999999) }}", "padded to more than 999"),
+        ("{{ 'x'|indent(width=999999999) }}", "padded to more than 999"),
+        ("{{ messages|tojson(indent=999999999) }}", "padded to more than 999"),
         ("{{ 9 ** 999999999 }}", "exponent 999999999 is too large"),
         ("{% for i in range(90000) %}{{ 'x' * 100 }}{% endfor %}", "more than 1,000,000 characters"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
@@ -143,6 +153,20 @@ def test_syntax_errors_name_the_line() -> None:
 def test_failing_and_hostile_templates_are_refused(source: str, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         ChatTemplate(source).render([dict(message) for message in CHAT])
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{{ '%03d %s 2024' % (7, 'a') }}", "007 a 2024"),
+        ("{{ '%s %d'|format('a', 123456) }}", "a 123456"),
+        ("{{ '{:>4} {} 2024'.format(5, 123456) }}", "   5 123456 2024"),
+        ("{{ 7777 % 5000 }}", "2777"),
+        ("{{ 'x'.ljust(3) ~ 'ab'.find('b', 0, 5000) }}", "x  1"),
+    ],
+)
+def test_ordinary_formatting_is_left_alone(source: str, text: str) -> None:
+    assert ChatTemplate(source).render(CHAT) == text
 
 
 def test_endless_templates_run_out_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
