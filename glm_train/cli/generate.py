@@ -58,16 +58,20 @@ def _sampling(args: argparse.Namespace) -> dict[str, object]:
     """The arguments of generate; refuses values that have no effect."""
     if args.max_new_tokens < 1:
         raise ConfigError(f"--max-new-tokens {args.max_new_tokens}: must be at least 1")
+    if any(not prompt.strip() for prompt in args.prompt):
+        raise ConfigError("--prompt is empty: write a question, or leave it out to chat")
     if args.temperature is None:
-        if args.top_p is not None or args.top_k is not None:
+        if args.top_p is not None or args.top_k is not None or args.seed is not None:
             raise ConfigError(
-                "--top-p and --top-k need --temperature: without it the likeliest token is taken"
+                "--top-p, --top-k and --seed need --temperature: without it the likeliest token is taken"
             )
         return {"max_new_tokens": args.max_new_tokens}
-    if args.temperature <= 0:
+    if not 0.01 <= args.temperature <= 100:
         raise ConfigError(
-            f"--temperature {args.temperature}: must be above 0; leave it out for greedy answers"
+            f"--temperature {args.temperature}: must be from 0.01 to 100; leave it out for greedy answers"
         )
+    if args.seed is not None and not 0 <= args.seed < 2**63:
+        raise ConfigError(f"--seed {args.seed}: must be from 0 to 2**63 - 1")
     if args.top_p is not None and not 0 < args.top_p <= 1:
         raise ConfigError(f"--top-p {args.top_p}: must be above 0 and at most 1")
     if args.top_k is not None and args.top_k < 1:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from glm_train import dist
 from glm_train.data.collate import PackedBatch
 from glm_train.data.datamodule import GlmDataModule
 from glm_train.data.plan import Step, count_microbatches
@@ -229,16 +230,16 @@ def test_validation_over_ranks(
     store: ExampleStore, validation: ExampleStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many items on every rank, or a collective would wait for ever; every target counted once."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(dist, "world_size", lambda: 2)
     found = []
-    for rank in ("0", "1"):
-        monkeypatch.setenv("RANK", rank)
+    for rank in (0, 1):
+        monkeypatch.setattr(dist, "rank", lambda rank=rank: rank)
         found.append([batch for item in module(store, validation).val_dataloader() for batch in item])
     assert [[batch.documents for batch in share] for share in found] == [[[0, 1], [4, 5, 6]], [[2, 3], []]]
     assert sum(len(batch.targets) for share in found for batch in share) == validation.trained.sum()
 
 
 def test_ranks_must_divide_the_step(store: ExampleStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(dist, "world_size", lambda: 2)
     with pytest.raises(ConfigError, match="3 microbatches a step cannot be shared evenly by 2 processes"):
         module(store, microbatches_per_step=3).train_dataloader()
