@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -qq -c constrain
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-quickstart: $(VENV)/.runs ## install, make the demo data, fine-tune a tiny GLM on real chats, talk to it (about 4 minutes)
+quickstart: $(VENV)/.runs ## install, make the demo data, fine-tune a tiny GLM on real chats, talk to it (about 3 minutes)
 	@$(BIN)/glm-train demo demo
 	@echo && $(BIN)/glm-train fit quickstart
 	@echo && echo "Three questions from the training data:" && echo

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from glm_train.demo.folder import Contents
+    from glm_train.cli import program
+from glm_train.demo.folder import Contents
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -92,12 +93,12 @@ def _summary(directory: Path, contents: Contents) -> str:
 def _next_command(directory: Path) -> str:
     """The recipe reads `demo/`; any other folder has to be named."""
     if directory == Path("demo"):
-        return "glm-train fit quickstart"
+        return f"{program()} fit quickstart"
     settings = {
         "model.path": directory / "tiny-glm",
         "data.train": directory / "chat" / "train.jsonl",
         "data.validation": directory / "chat" / "validation.jsonl",
     }
     return " ".join(
-        ["glm-train fit quickstart", *(shlex.quote(f"{key}={path}") for key, path in settings.items())]
+        [f"{program()} fit quickstart", *(shlex.quote(f"{key}={path}") for key, path in settings.items())]
     )

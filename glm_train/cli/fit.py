@@ -8,6 +8,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from glm_train.cli import program
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("fit", help="train", description="Train as a recipe says.")
@@ -37,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         result = fit(config, args.recipe)
     except Stopped as stopped:
-        again = shlex.join(["glm-train", "fit", args.recipe, *args.overrides, f"resume={stopped.folder}"])
+        again = shlex.join([program(), "fit", args.recipe, *args.overrides, f"resume={stopped.folder}"])
         print(f"glm-train: {stopped}. Go on with: {again}", file=sys.stderr)
         return stopped.exit_code
     path = os.path.relpath(result.folder.path)
@@ -51,5 +53,5 @@ def run(args: argparse.Namespace) -> int:
         ("report.html", "the curves"),
     ):
         print(f"  {Path(shown, name)!s:<50} {what}")
-    print(f'try         glm-train generate {shown} --prompt "..."')
+    print(f'try         {program()} generate {shown} --prompt "..."')
     return 0
