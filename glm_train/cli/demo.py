@@ -7,9 +7,10 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from glm_train.cli import program
+
 if TYPE_CHECKING:
-    from glm_train.cli import program
-from glm_train.demo.folder import Contents
+    from glm_train.demo.folder import Contents
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
