@@ -35,7 +35,11 @@ def resolve_folder(
     """
     name = os.fspath(folder_or_hub_id)
     path = Path(os.path.expanduser(name))  # noqa: PTH111  pathlib's raises for an unknown user's ~name
-    if name and path.is_dir():
+    try:
+        local = bool(name) and path.is_dir()
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL
+        raise CheckpointError(f"{name[:80]!r}... cannot be the name of a folder: {error}") from None
+    if local:
         if revision is not None:
             raise CheckpointError(
                 f"{name} is a local folder, which has no revision {revision!r}; leave the revision out"

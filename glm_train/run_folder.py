@@ -152,13 +152,15 @@ def _mark_latest(path: Path) -> None:
     fresh.replace(link)
 
 
-def find_model(run_or_model: str) -> Path:
+def find_model(run_or_model: str) -> str | Path:
     """The model folder that a user's word names: a model folder, a run folder, or a folder of runs (its newest run).
 
     A name that is no local folder is returned as it is: it may be a hub id.
     """
     path = Path(run_or_model)
-    if not path.is_dir() or (path / "config.json").exists():
+    if not path.is_dir():
+        return run_or_model
+    if (path / "config.json").exists():
         return path
     if (path / "config.yaml").exists():
         if not (path / "model" / "config.json").exists():
