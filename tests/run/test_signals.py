@@ -14,7 +14,7 @@ import pytest
 from glm_train import run
 from support.runs import configure, weights
 
-STEPS = 60
+STEPS = 200
 
 
 def command(model: Path, chats: Path, output: Path, *more: str) -> list[str]:
