@@ -77,9 +77,8 @@ def fit(config: RunConfig, recipe: str) -> RunResult:
         resumed=resumed,
     )
     del resumed  # the callback lets it go once it has put it in place
-    settings = replace(
-        config, resume="never", output_dir=None
-    )  # what, not where: config.yaml is a recipe too
+    # What was run, not where: config.yaml is a recipe too.
+    settings = replace(config, resume="never", output_dir=None)
     folder.begin(to_yaml(settings), latest=config.output_dir is None and state is None)
     trainer = build.build_trainer(config, folder, callbacks, loggers, validate=validation is not None)
     data = build.build_datamodule(config, plan, train, validation, task.step)

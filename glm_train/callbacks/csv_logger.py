@@ -74,8 +74,10 @@ class CsvLogger(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the row that is still open."""
+        """Write the row that is still open, and the file where there is none."""
         if not self._pending:
+            if not self.path.exists():
+                self._write_all()  # a run that has nothing to log still has the file
             return
         row, self._pending = self._pending, {}
         if self._rows and self._rows[-1]["step"] == row["step"]:

@@ -1,4 +1,4 @@
-"""Logs the scalars of a run. Device values are read only at the steps that are logged."""
+"""Logs the scalars of a run. Only the guard against values that are not finite reads the device at every step."""
 
 from __future__ import annotations
 

@@ -43,6 +43,20 @@ class StopOnSignal(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._stop_if_asked(trainer, task)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        task: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._stop_if_asked(trainer, task)
+
+    def _stop_if_asked(self, trainer: Trainer, task: LightningModule) -> None:
         assert isinstance(task, GlmTask)
         if self._signum is not None and task.step < self._total_steps:
             self._save(trainer, task)

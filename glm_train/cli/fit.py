@@ -39,14 +39,16 @@ def run(args: argparse.Namespace) -> int:
     try:
         result = fit(config, args.recipe)
     except Stopped as stopped:
-        again = shlex.join([program(), "fit", args.recipe, *args.overrides, f"resume={stopped.folder}"])
+        kept = [o for o in args.overrides if not o.startswith(("resume=", "output_dir="))]
+        again = shlex.join([program(), "fit", args.recipe, *kept, f"resume={stopped.folder}"])
         print(f"glm-train: {stopped}. Go on with: {again}", file=sys.stderr)
         return stopped.exit_code
     path = os.path.relpath(result.folder.path)
     shown = path if not path.startswith("..") else str(result.folder.path)
     values = result.metrics
-    print(f"\ndone        {result.steps:,} steps, train loss {values['train/loss']:.4f}", end="")
-    print(f", val loss {values['val/loss']:.4f}" if "val/loss" in values else "")
+    losses = {"train loss": values.get("train/loss"), "val loss": values.get("val/loss")}
+    shown_losses = [f", {name} {loss:.4f}" for name, loss in losses.items() if loss is not None]
+    print(f"\ndone        {result.steps:,} steps{''.join(shown_losses)}")
     for name, what in (
         ("model", "the fine-tuned model, a Hugging Face folder"),
         ("metrics.csv", "every logged value"),

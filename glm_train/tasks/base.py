@@ -25,7 +25,7 @@ from glm_train.optim.clip import clip_by_global_norm, refuse_non_finite
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step produced, still on the device: reading a value waits for the GPU."""
+    """What one optimizer step produced. The tensors are on the device."""
 
     loss: Tensor  # mean over the trained tokens of this rank's share, to be summed over ranks
     grad_norm: Tensor  # before clipping

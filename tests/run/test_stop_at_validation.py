@@ -12,6 +12,7 @@ from glm_train import run
 from glm_train.callbacks.preemption import Stopped
 from glm_train.callbacks.validation import ValidationSchedule
 from glm_train.config.schema import RunConfig
+from glm_train.tasks.chat import ChatTask
 from support.runs import configure, rows
 
 
@@ -51,6 +52,36 @@ def test_the_rows_are_those_of_a_run_never_stopped(
         monkeypatch.undo()
         run.fit(config(model_folder, chat_file, tmp_path / "part", resume="auto"), "test")
     assert rows(tmp_path / "part" / "metrics.csv") == rows(tmp_path / "whole" / "metrics.csv")
+
+
+def test_a_signal_during_validation_does_not_wait_for_its_end(
+    tmp_path: Path, model_folder: Path, chat_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.fit(config(model_folder, chat_file, tmp_path / "whole"), "test")
+    validate = ChatTask.validation_step
+    seen = []
+
+    def terminate(self, microbatches, index) -> None:
+        if self.step == 4:
+            seen.append(index)
+            os.kill(os.getpid(), signal.SIGTERM)
+        validate(self, microbatches, index)
+
+    monkeypatch.setattr(ChatTask, "validation_step", terminate)
+    with pytest.raises(Stopped, match="SIGTERM after step 4"):
+        run.fit(config(model_folder, chat_file, tmp_path / "part"), "test")
+    assert seen == [0]
+    monkeypatch.undo()
+    run.fit(config(model_folder, chat_file, tmp_path / "part", resume="auto"), "test")
+    assert rows(tmp_path / "part" / "metrics.csv") == rows(tmp_path / "whole" / "metrics.csv")
+
+
+def test_a_finished_run_without_its_metrics_still_ends_well(
+    tmp_path: Path, model_folder: Path, chat_file: Path
+) -> None:
+    run.fit(config(model_folder, chat_file, tmp_path / "run"), "test")
+    (tmp_path / "run" / "metrics.csv").unlink()
+    assert run.fit(config(model_folder, chat_file, tmp_path / "run", resume="auto"), "test").metrics == {}
 
 
 def test_a_launchers_environment_is_refused(
