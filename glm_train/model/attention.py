@@ -34,5 +34,5 @@ class GlmAttention(nn.Module):
         v = self.v_proj(x_BTH).unflatten(-1, (self.num_kv_heads, -1))
         q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
         if cache is not None:
-            k, v = (x.transpose(1, 2) for x in cache.update(self.layer, k.transpose(1, 2), v.transpose(1, 2)))
+            k, v = (x.transpose(1, 2) for x in cache.update(k.transpose(1, 2), v.transpose(1, 2), self.layer))
         return attend(q, k, v, mask, self.dropout if self.training else 0.0).flatten(-2)

@@ -36,7 +36,7 @@ class KeyValueCache:
         """A cache that starts with the pairs of (B, K, S, D) tensors, one pair a layer."""
         cache = cls()
         for layer, (key, value) in enumerate(pairs):
-            cache.update(layer, key, value)
+            cache.update(key, value, layer)
         return cache
 
     def to_legacy(self) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -47,8 +47,8 @@ class KeyValueCache:
         """How many tokens are cached; 0 before the first forward."""
         return self._lengths[layer] if layer < len(self._lengths) else 0
 
-    def update(self, layer: int, key_BKTD: Tensor, value_BKTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Append T tokens to a layer and return all S of them."""
+    def update(self, key_BKTD: Tensor, value_BKTD: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Append T tokens to a layer and return all S of them. The arguments stand as in transformers' caches."""
         start, added = self.get_seq_length(layer), key_BKTD.shape[2]
         end = start + added
         if layer == len(self._stored):
