@@ -9,7 +9,7 @@ Which keys a query sees, for two documents `a b c | d e` packed in one row:
     d         x
     e         x x
 
-Grouped queries share KV heads; KV heads are never expanded.
+A bidirectional model has every x inside a document. Grouped queries share KV heads; KV heads are never expanded.
 Shapes: B batch, T queries, S keys, N heads, K kv heads, D head dim; packed rows have B = 1.
 """
 
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from glm_train.errors import ConfigError
@@ -36,11 +36,12 @@ class PackedDocuments:
     cu_seqlens: Tensor
     max_seqlen: int
     backend: str = "auto"
+    is_causal: bool = True
 
 
 @dataclass(frozen=True)
 class PaddedBatch:
-    """A rectangular batch. `allowed_B1TS` is True where a query sees a key; None means purely causal."""
+    """A rectangular batch. `allowed_B1TS` is True where a query sees a key; None leaves it to `is_causal`."""
 
     allowed_B1TS: Tensor | None = None
     is_causal: bool = True
@@ -49,24 +50,50 @@ class PaddedBatch:
 Mask = PackedDocuments | PaddedBatch
 
 
-def padded_mask(attention_mask_BS: Tensor | None, tokens: int, past: int) -> PaddedBatch:
+def padded_mask(
+    attention_mask: Tensor | None,
+    tokens: int,
+    past: int,
+    *,
+    causal: bool = True,
+    cache_position_T: Tensor | None = None,
+) -> PaddedBatch:
     """The mask of a batch whose last `tokens` of `past + tokens` positions are queried.
 
-    `attention_mask_BS` is 1 for real tokens. A padding query before the first real token sees nothing, and torch's
-    attention gives it zeros, as transformers has it.
+    `attention_mask` is (B, S) with 1 for real tokens, or a ready (B, 1, T, S) that is True where a query sees a key.
+    A padding query before the first real token sees nothing, and torch's attention gives it zeros, as transformers
+    has it. `cache_position_T` says where the queries stand among the keys, if not at their end.
     """
-    if attention_mask_BS is None or bool(attention_mask_BS.all()):
-        if past == 0 or tokens == 1:
-            return PaddedBatch(is_causal=tokens > 1)
-        device = None if attention_mask_BS is None else attention_mask_BS.device
-        return PaddedBatch(_causal(tokens, past, device)[None, None], is_causal=False)
-    device = attention_mask_BS.device
-    causal_TS = _causal(tokens, past, device)
-    return PaddedBatch((causal_TS & attention_mask_BS[:, None, :].bool())[:, None], is_causal=False)
+    keys = past + tokens
+    if attention_mask is not None and attention_mask.ndim == 4:
+        return PaddedBatch(_ready_mask(attention_mask, tokens, keys), is_causal=False)
+    if attention_mask is not None and (attention_mask.ndim != 2 or attention_mask.shape[1] != keys):
+        raise ValueError(
+            f"attention_mask must be (batch, {keys}): {past} cached and {tokens} new tokens;"
+            f" found {tuple(attention_mask.shape)}"
+        )
+    padded = attention_mask is not None and not bool(attention_mask.all())
+    if not padded and (not causal or (cache_position_T is None and (past == 0 or tokens == 1))):
+        return PaddedBatch(is_causal=causal and tokens > 1)
+    seen: Tensor | None = None
+    if causal:
+        device = cache_position_T.device if attention_mask is None and cache_position_T is not None else None
+        device = attention_mask.device if attention_mask is not None else device
+        last_T = torch.arange(past, keys, device=device) if cache_position_T is None else cache_position_T
+        seen = (torch.arange(keys, device=device) <= last_T.to(device)[:, None])[None, None]
+    if padded and attention_mask is not None:
+        real = attention_mask[:, None, None, :].bool()
+        seen = real if seen is None else seen & real
+    return PaddedBatch(seen, is_causal=False)
 
 
-def _causal(tokens: int, past: int, device: torch.device | None) -> Tensor:
-    return torch.ones(tokens, past + tokens, dtype=torch.bool, device=device).tril(past)
+def _ready_mask(mask: Tensor, tokens: int, keys: int) -> Tensor:
+    if mask.dtype != torch.bool or mask.shape[-2:] != (tokens, keys) or mask.shape[1] != 1:
+        raise ValueError(
+            f"a four-dimensional attention_mask must be bool and (batch, 1, {tokens}, {keys});"
+            f" found {mask.dtype} {tuple(mask.shape)}"
+        )
+    return mask
 
 
 def attend(q_BTND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, mask: Mask, dropout: float = 0.0) -> Tensor:
@@ -90,12 +117,48 @@ def attend(q_BTND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, mask: Mask, dropout: 
     return out_BNTD.transpose(1, 2)
 
 
+def attend_eagerly(
+    q_BTND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, mask: Mask, dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """As `attend`, with the attention weights (B, N, T, S) beside the result: for whoever wants to look at them.
+
+    Softmax is in fp32, as in transformers' eager path, which also spreads a query that sees nothing over all keys.
+    """
+    q, k, v = (x.transpose(1, 2) for x in (q_BTND, k_BSKD, v_BSKD))
+    groups, kv_heads = q.shape[1] // k.shape[1], k.shape[1]
+    scores_BKGTS = q.unflatten(1, (kv_heads, groups)) @ k.unsqueeze(2).mT * q.shape[-1] ** -0.5
+    allowed = _allowed(mask, q.shape[2], k.shape[2], q.device)
+    blocked = torch.zeros((), dtype=q.dtype, device=q.device).masked_fill(~allowed, torch.finfo(q.dtype).min)
+    scores_BNTS = scores_BKGTS.flatten(1, 2) + blocked
+    weights = scores_BNTS.softmax(dim=-1, dtype=torch.float32).to(q.dtype)
+    weights = nn.functional.dropout(weights, dropout)
+    mixed = weights.unflatten(1, (kv_heads, groups)) @ v.unsqueeze(2)
+    return mixed.flatten(1, 2).transpose(1, 2), weights
+
+
+def _allowed(mask: Mask, tokens: int, keys: int, device: torch.device) -> Tensor:
+    """True where a query sees a key, in a shape that broadcasts to (B, N, T, S)."""
+    if isinstance(mask, PaddedBatch) and mask.allowed_B1TS is not None:
+        return mask.allowed_B1TS.to(device)
+    allowed = torch.ones(tokens, keys, dtype=torch.bool, device=device)
+    if mask.is_causal:
+        allowed = allowed.tril(keys - tokens)
+    if isinstance(mask, PackedDocuments):
+        document_T = _document_of_each_token(mask.cu_seqlens.to(device), tokens)
+        allowed = allowed & (document_T[:, None] == document_T)
+    return allowed
+
+
+def _document_of_each_token(cu_seqlens: Tensor, tokens: int) -> Tensor:
+    return torch.bucketize(torch.arange(tokens, device=cu_seqlens.device), cu_seqlens[1:], right=True)
+
+
 def _documents_sdpa(q: Tensor, k: Tensor, v: Tensor, mask: PackedDocuments, dropout: float) -> Tensor:
     """One SDPA call a document: no mask tensor, no work across documents. The CPU's way."""
     lengths = mask.cu_seqlens.diff().tolist()
-    causal = PaddedBatch()
+    alone = PaddedBatch(is_causal=mask.is_causal)
     documents = zip(q.split(lengths, dim=1), k.split(lengths, dim=1), v.split(lengths, dim=1), strict=True)
-    return torch.cat([attend(*document, causal, dropout) for document in documents], dim=1)
+    return torch.cat([attend(*document, alone, dropout) for document in documents], dim=1)
 
 
 def _documents_varlen(q: Tensor, k: Tensor, v: Tensor, mask: PackedDocuments, dropout: float) -> Tensor:
@@ -105,16 +168,18 @@ def _documents_varlen(q: Tensor, k: Tensor, v: Tensor, mask: PackedDocuments, dr
             "model.attention=varlen needs a CUDA device, bf16 and attention_dropout 0; use model.attention=sdpa"
         )
     edges, longest = mask.cu_seqlens, mask.max_seqlen
-    return _varlen()(q[0], k[0], v[0], edges, edges, longest, longest)[None]
+    return _varlen(mask.is_causal)(q[0], k[0], v[0], edges, edges, longest, longest)[None]
 
 
 @functools.cache
-def _varlen() -> Any:
-    """`varlen_attn` made causal and grouped: torch 2.10 names those arguments differently from later releases."""
+def _varlen(causal: bool) -> Any:
+    """`varlen_attn` with its arguments set: torch 2.10 names them differently from later releases."""
     from torch.nn.attention.varlen import varlen_attn
 
     known = inspect.signature(varlen_attn).parameters
-    arguments: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    arguments: dict[str, Any] = (
+        {"window_size": (-1, 0 if causal else -1)} if "window_size" in known else {"is_causal": causal}
+    )
     if "enable_gqa" in known:
         arguments["enable_gqa"] = True
     return functools.partial(varlen_attn, **arguments)
@@ -127,12 +192,12 @@ def _documents_flex(q: Tensor, k: Tensor, v: Tensor, mask: PackedDocuments, drop
     if dropout:
         raise ConfigError("model.attention=flex has no attention dropout; use model.attention=sdpa")
     tokens, device = q.shape[1], q.device
-    document_T = torch.bucketize(
-        torch.arange(tokens, device=device), mask.cu_seqlens[1:].to(device), right=True
-    )
+    document_T = _document_of_each_token(mask.cu_seqlens.to(device), tokens)
+    causal = mask.is_causal
 
     def same_document(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (query >= key) & (document_T[query] == document_T[key])
+        same = document_T[query] == document_T[key]
+        return same & (query >= key) if causal else same
 
     blocks = create_block_mask(same_document, None, None, tokens, tokens, device=str(device))
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))

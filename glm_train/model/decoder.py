@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from glm_train.model.attend import BACKENDS, Mask, PackedDocuments, padded_mask
 from glm_train.model.attention import GlmAttention
-from glm_train.model.cache import KeyValueCache, LegacyCache
+from glm_train.model.cache import KeyValueCache
 from glm_train.model.config import GlmConfig
 from glm_train.model.mlp import GlmMLP
 from glm_train.model.norm import GlmRMSNorm
@@ -43,12 +43,15 @@ class GlmDecoderLayer(nn.Module):
         h_BTH: Tensor,
         rotary: tuple[Tensor, Tensor],
         mask: Mask,
-        cache: KeyValueCache | None = None,
         keep_M: Tensor | None = None,
+        *,
+        cache: Any = None,
+        attentions: list[Tensor] | None = None,
     ) -> Tensor:
         """The stream after this layer. With `keep_M` (positions in a packed row) only those positions go through the
-        output projection and the MLP: in the last layer nothing reads the others. Returns (B, T or M, H)."""
-        mixed = self.self_attn.mix(self.input_layernorm(h_BTH), rotary, mask, cache)
+        output projection and the MLP: in the last layer nothing reads the others. `attentions`, where given, gets the
+        attention weights (B, N, T, S) appended. Returns (B, T or M, H)."""
+        mixed = self.self_attn.mix(self.input_layernorm(h_BTH), rotary, mask, cache, attentions)
         if keep_M is not None:
             h_BTH, mixed = h_BTH.index_select(1, keep_M), mixed.index_select(1, keep_M)
         attended = self.self_attn.o_proj(mixed)
@@ -89,53 +92,80 @@ class GlmModel(nn.Module):
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embed_tokens
 
+    def set_input_embeddings(self, embeddings: nn.Embedding) -> None:
+        self.embed_tokens = embeddings
+
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: KeyValueCache | LegacyCache | None = None,
+        past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        cache_position: Tensor | None = None,
         *,
         cu_seqlens: Tensor | None = None,
         max_seqlen: int | None = None,
     ) -> BaseModelOutput | tuple[Any, ...]:
         """Hidden states (B, T, H) of `input_ids` (B, T) or `inputs_embeds` (B, T, H).
 
-        `attention_mask` (B, past + T) is 1 for real tokens and 0 for padding, on either side.
-        `position_ids` (B, T) default to counting from the end of the cache.
-        `past_key_values` is a `KeyValueCache` or the legacy tuple of pairs and comes back in the form it came in;
-        with `use_cache` and none given, a new cache is returned (it indexes like the legacy tuple).
-        `cu_seqlens` (n+1,) int32 makes the row a packed one: n documents end to end, each attending to itself only.
+        `attention_mask` (B, past + T) is 1 for real tokens and 0 for padding, on either side; or bool (B, 1, T,
+        past + T), True where a query sees a key. `position_ids` (B, T) default to `cache_position` (T,), which says
+        where the tokens stand in the sequence and defaults to counting from the end of the cache.
+        `past_key_values` is a cache object (ours, or any with transformers' `update` and `get_seq_length`) or the
+        legacy tuple, one pair a layer of (B, K, S, D), and comes back in the form it came in; where none was given,
+        as the legacy tuple. `output_attentions` gives the weights of each layer, (B, N, T, S), by a slower path;
+        `output_hidden_states` the stream before each layer and after the final norm. The switches default to the
+        config's. `cu_seqlens` (n+1,) int32 makes the row a packed one: n documents end to end, each attending to
+        itself only. A bidirectional model sees the whole document and has no cache.
         """
         h_BTH = self._embed(input_ids, inputs_embeds)
-        use_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
-        cache, legacy = _open_cache(past_key_values, use_cache and cu_seqlens is None)
+        causal, packed = not getattr(self.config, "bidirectional", False), cu_seqlens is not None
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        if past_key_values is not None and not causal:
+            raise ValueError(
+                "a bidirectional model sees the whole document at once and takes no past_key_values"
+            )
+        cache, legacy = _open_cache(past_key_values, use_cache and causal and not packed)
         past = cache.get_seq_length() if cache is not None else 0
         mask: Mask
         if cu_seqlens is None:
-            mask = padded_mask(attention_mask, h_BTH.shape[1], past)
+            mask = padded_mask(
+                attention_mask, h_BTH.shape[1], past, causal=causal, cache_position_T=cache_position
+            )
         else:
             mask = self._packed(cu_seqlens, max_seqlen, h_BTH, attention_mask, past_key_values)
             if position_ids is None:
                 position_ids = _restarting_positions(cu_seqlens, h_BTH.shape[1])
         if position_ids is None:
-            position_ids = torch.arange(past, past + h_BTH.shape[1], device=h_BTH.device)[None]
-        every: list[Tensor] | None = [] if output_hidden_states else None
-        h_BTH = self._run(h_BTH, position_ids, mask, cache, every=every)
-        kept = None if cache is None else cache.to_legacy() if legacy else cache
-        states = None if every is None else (*every, h_BTH)
-        output = BaseModelOutput(last_hidden_state=h_BTH, past_key_values=kept, hidden_states=states)
-        return output.to_tuple() if return_dict is False else output
+            position_ids = _positions(cache_position, past, h_BTH)
+        every: list[Tensor] | None = (
+            [] if self._wanted(output_hidden_states, "output_hidden_states") else None
+        )
+        seen: list[Tensor] | None = [] if self._wanted(output_attentions, "output_attentions") else None
+        h_BTH = self._run(h_BTH, position_ids, mask, cache=cache, every=every, seen=seen)
+        output = BaseModelOutput(
+            last_hidden_state=h_BTH,
+            past_key_values=tuple(cache) if legacy and cache is not None else cache,
+            hidden_states=None if every is None else (*every, h_BTH),
+            attentions=None if seen is None else tuple(seen),
+        )
+        return output if self._wanted(return_dict, "return_dict") else output.to_tuple()
+
+    def _wanted(self, asked: bool | None, name: str) -> bool:
+        return getattr(self.config, name, name == "return_dict") if asked is None else asked
 
     def packed_hidden(
         self, input_ids_T: Tensor, position_ids_T: Tensor, cu_seqlens: Tensor, max_seqlen: int, keep_M: Tensor
     ) -> Tensor:
         """The training step's way in: normalised hidden states (M, H) at positions `keep_M` of one packed row."""
-        mask = PackedDocuments(cu_seqlens, max_seqlen, self.attention_backend)
+        mask = PackedDocuments(
+            cu_seqlens, max_seqlen, self.attention_backend, not getattr(self.config, "bidirectional", False)
+        )
         return self._run(self.embed_tokens(input_ids_T[None]), position_ids_T[None], mask, keep_M=keep_M)[0]
 
     def _run(
@@ -143,11 +173,13 @@ class GlmModel(nn.Module):
         h_BTH: Tensor,
         position_ids_BT: Tensor,
         mask: Mask,
-        cache: KeyValueCache | None = None,
         keep_M: Tensor | None = None,
+        cache: Any = None,
         every: list[Tensor] | None = None,
+        seen: list[Tensor] | None = None,
     ) -> Tensor:
-        """All layers and the final norm. `every`, where given, collects the stream before each layer."""
+        """All layers and the final norm. `every` and `seen`, where given, collect the stream before each layer and
+        each layer's attention weights."""
         device = h_BTH.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else h_BTH.dtype
         rotary = rotary_tables(self._frequencies(h_BTH.device), position_ids_BT, dtype)
@@ -155,7 +187,8 @@ class GlmModel(nn.Module):
         for index, layer in enumerate(self.layers):
             if every is not None:
                 every.append(h_BTH)
-            h_BTH = layer(h_BTH, rotary, mask, cache, keep_M if index == last else None)
+            kept = keep_M if index == last else None
+            h_BTH = layer(h_BTH, rotary, mask, kept, cache=cache, attentions=seen)
         return self.norm(h_BTH)
 
     def _frequencies(self, device: torch.device) -> Tensor:
@@ -174,7 +207,9 @@ class GlmModel(nn.Module):
         if h_BTH.shape[0] != 1 or attention_mask is not None or past is not None:
             raise ValueError("cu_seqlens takes one row of packed documents, without attention_mask and cache")
         longest = int(cu_seqlens.diff().max()) if max_seqlen is None else max_seqlen
-        return PackedDocuments(cu_seqlens, longest, self.attention_backend)
+        return PackedDocuments(
+            cu_seqlens, longest, self.attention_backend, not getattr(self.config, "bidirectional", False)
+        )
 
 
 def init_weights(module: nn.Module, deviation: float) -> None:
@@ -189,13 +224,23 @@ def init_weights(module: nn.Module, deviation: float) -> None:
                     part.weight[part.padding_idx].zero_()
 
 
-def _open_cache(given: KeyValueCache | LegacyCache | None, wanted: bool) -> tuple[KeyValueCache | None, bool]:
-    """The cache to use, and whether the caller speaks the legacy form."""
+def _open_cache(given: Any, wanted: bool) -> tuple[Any, bool]:
+    """The cache to use, and whether the caller gets it back in the legacy form."""
     if given is None:
-        return (KeyValueCache() if wanted else None), False
-    if isinstance(given, KeyValueCache):
+        return (KeyValueCache() if wanted else None), True
+    if hasattr(given, "update"):
         return given, False
     return KeyValueCache.from_legacy(given), True
+
+
+def _positions(cache_position_T: Tensor | None, past: int, h_BTH: Tensor) -> Tensor:
+    """Position ids (1, T) that count on from the cache, or as the caller says."""
+    tokens = h_BTH.shape[1]
+    if cache_position_T is None:
+        return torch.arange(past, past + tokens, device=h_BTH.device)[None]
+    if cache_position_T.shape != (tokens,):
+        raise ValueError(f"cache_position must be ({tokens},), found {tuple(cache_position_T.shape)}")
+    return cache_position_T[None]
 
 
 def _restarting_positions(cu_seqlens: Tensor, tokens: int) -> Tensor:

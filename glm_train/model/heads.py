@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glm_train.model.cache import KeyValueCache, LegacyCache
 from glm_train.model.config import GlmConfig
 from glm_train.model.decoder import GlmModel, init_weights
 from glm_train.model.generation import generate
@@ -43,15 +42,17 @@ class GlmForCausalLM(nn.Module):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: KeyValueCache | LegacyCache | None = None,
+        past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
+        output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-        num_logits_to_keep: int = 0,
-        logits_to_keep: int | Tensor = 0,
+        cache_position: Tensor | None = None,
+        num_logits_to_keep: int | Tensor = 0,
         *,
+        logits_to_keep: int | Tensor = 0,
         cu_seqlens: Tensor | None = None,
         max_seqlen: int | None = None,
         num_items_in_batch: int | Tensor | None = None,
@@ -60,8 +61,8 @@ class GlmForCausalLM(nn.Module):
 
         Labels are unshifted: `labels[t]` is what position t - 1 should predict; -100 is not trained. The loss is the
         mean over trained labels, or their sum divided by `num_items_in_batch`. In a packed row the first token of a
-        document is nobody's target. `logits_to_keep` (older name `num_logits_to_keep`): the last n positions, or an
-        index tensor; 0 is all of them. The other arguments are `GlmModel`'s.
+        document is nobody's target. `num_logits_to_keep` (newer name `logits_to_keep`): the last n positions, or an
+        index tensor; 0 is all of them, which labels need. The other arguments are `GlmModel`'s.
         """
         body = self.model(
             input_ids,
@@ -70,14 +71,28 @@ class GlmForCausalLM(nn.Module):
             past_key_values,
             inputs_embeds,
             use_cache,
+            output_attentions,
             output_hidden_states,
+            True,
+            cache_position,
             cu_seqlens=cu_seqlens,
             max_seqlen=max_seqlen,
         )
-        logits = self.lm_head(_kept(body.last_hidden_state, num_logits_to_keep or logits_to_keep))
-        loss = None if labels is None else causal_lm_loss(logits, labels, cu_seqlens, num_items_in_batch)
-        output = CausalLMOutput(loss, logits, body.past_key_values, body.hidden_states)
-        return output.to_tuple() if return_dict is False else output
+        keep = (
+            logits_to_keep
+            if isinstance(num_logits_to_keep, int) and not num_logits_to_keep
+            else num_logits_to_keep
+        )
+        logits = self.lm_head(_kept(body.last_hidden_state, keep))
+        loss = None
+        if labels is not None:
+            loss = causal_lm_loss(logits, labels, cu_seqlens, num_items_in_batch)
+        output = CausalLMOutput(loss, logits, body.past_key_values, body.hidden_states, body.attentions)
+        return (
+            output
+            if (getattr(self.config, "return_dict", True) if return_dict is None else return_dict)
+            else output.to_tuple()
+        )
 
     generate = generate
 
@@ -86,6 +101,11 @@ def causal_lm_loss(
     logits_BTV: Tensor, labels_BT: Tensor, cu_seqlens: Tensor | None = None, items: int | Tensor | None = None
 ) -> Tensor:
     """Next-token cross-entropy in fp32 over labels that are not -100; 0 where there are none."""
+    if logits_BTV.shape[:2] != labels_BT.shape:
+        raise ValueError(
+            f"labels are {tuple(labels_BT.shape)}, the logits are for {tuple(logits_BTV.shape[:2])} tokens;"
+            " with labels, keep the logits of all tokens"
+        )
     shifted = nn.functional.pad(labels_BT, (0, 1), value=IGNORED)[:, 1:]
     if cu_seqlens is not None:
         shifted = shifted.clone()

@@ -8,8 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from glm_train.model.cache import KeyValueCache, LegacyCache
-
 
 class ModelOutput:
     """Base of the outputs: `out.logits`, `out["logits"]`, `out[0]` and `logits, cache = out` all work."""
@@ -28,14 +26,19 @@ class ModelOutput:
     def __len__(self) -> int:
         return len(self.to_tuple())
 
+    def keys(self) -> tuple[str, ...]:
+        """The names of the fields that are not None, so that `dict(out)` and `**out` work."""
+        return tuple(f.name for f in fields(self) if getattr(self, f.name) is not None)  # type: ignore[arg-type]
+
 
 @dataclass
 class BaseModelOutput(ModelOutput):
     """Of the bare model: hidden states after the last norm, (B, T, H)."""
 
     last_hidden_state: Tensor
-    past_key_values: KeyValueCache | LegacyCache | None = None
+    past_key_values: Any = None  # a cache object, or the legacy tuple of pairs
     hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -44,5 +47,27 @@ class CausalLMOutput(ModelOutput):
 
     loss: Tensor | None = None
     logits: Tensor | None = None
-    past_key_values: KeyValueCache | LegacyCache | None = None
+    past_key_values: Any = None  # a cache object, or the legacy tuple of pairs
     hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class SequenceClassifierOutput(ModelOutput):
+    """Of the sequence classifier: logits (documents, num_labels) and, where labels were given, the mean loss."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Any = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class TokenClassifierOutput(ModelOutput):
+    """Of the token classifier: logits (B, T, num_labels) and, where labels were given, the mean loss."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None

@@ -52,6 +52,10 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 
 
 def _forward_again_in_backward(layer: nn.Module, *args: object, **kwargs: object) -> object:
-    """The layer's own forward, checkpointed. The random state is kept, so dropout repeats itself."""
+    """The layer's own forward, checkpointed. The random state is kept, so dropout repeats itself.
+
+    A layer that fills a cache, or hands out its attention weights, runs once: again would fill them twice.
+    """
     plain = partial(type(layer).forward, layer, **kwargs)
-    return checkpoint(plain, *args, use_reentrant=False) if layer.training else plain(*args)
+    fills = any(value is not None for value in kwargs.values())
+    return checkpoint(plain, *args, use_reentrant=False) if layer.training and not fills else plain(*args)

@@ -31,7 +31,7 @@ def test_the_cache_gives_the_logits_of_the_whole_sequence(model: GlmForCausalLM)
 def test_legacy_caches_come_back_as_they_came_in(model: GlmForCausalLM) -> None:
     ids = torch.randint(0, 97, (1, 6))
     first = model(ids[:, :4], use_cache=True).past_key_values
-    legacy = first.to_legacy()
+    legacy = first
     out = model(ids[:, 4:], past_key_values=legacy, use_cache=True)
     assert isinstance(out.past_key_values, tuple)
     assert out.past_key_values[2][0].shape == (1, 2, 6, 16)
