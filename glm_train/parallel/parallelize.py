@@ -57,5 +57,5 @@ def _forward_again_in_backward(layer: nn.Module, *args: object, **kwargs: object
     A layer that fills a cache, or hands out its attention weights, runs once: again would fill them twice.
     """
     plain = partial(type(layer).forward, layer, **kwargs)
-    fills = any(value is not None for value in kwargs.values())
+    fills = any(kwargs.get(name) is not None for name in ("cache", "attentions"))
     return checkpoint(plain, *args, use_reentrant=False) if layer.training and not fills else plain(*args)
