@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import warnings
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,14 +19,10 @@ from glm_train.callbacks.progress import ProgressReport
 from glm_train.callbacks.resume import Resumed, ResumeState
 from glm_train.callbacks.validation import ValidationSchedule
 from glm_train.checkpoint.pretrained import GlmForCausalLM
-from glm_train.checkpoint.vocabulary import check_vocabulary
 from glm_train.config.schema import TensorBoardLogger, WandbLogger
 from glm_train.data.datamodule import GlmDataModule
-from glm_train.data.prepare import prepare_chat
-from glm_train.data.split import split_validation
 from glm_train.data.store import ExampleStore
 from glm_train.errors import ConfigError
-from glm_train.model.config import GlmConfig
 from glm_train.model.flops import training_flops
 from glm_train.optim.groups import parameter_groups
 from glm_train.optim.optimizers import build_optimizer
@@ -36,7 +31,6 @@ from glm_train.parallel.parallelize import parallelize
 from glm_train.run_folder import RunFolder
 from glm_train.run_plan import RunPlan
 from glm_train.tasks.chat import ChatTask
-from glm_train.text.tokenizer import GlmTokenizer
 
 if TYPE_CHECKING:
     from glm_train.config.schema import RunConfig
@@ -49,37 +43,6 @@ def device_type(config: RunConfig) -> str:
     if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("trainer.accelerator=gpu: torch sees no GPU here; use trainer.accelerator=cpu")
     return "cuda" if config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def build_tokenizer(config: RunConfig) -> tuple[GlmTokenizer, GlmConfig]:
-    """The tokenizer, checked to belong to the model's config."""
-    model_config = GlmConfig.from_pretrained(config.model.path)
-    if config.model.rope_theta is not None:
-        model_config.rope_theta = config.model.rope_theta
-    tokenizer = GlmTokenizer.from_pretrained(config.model.path)
-    check_vocabulary(model_config, tokenizer)
-    return tokenizer, model_config
-
-
-def build_data(config: RunConfig, tokenizer: GlmTokenizer) -> tuple[ExampleStore, ExampleStore | None]:
-    """Training and validation examples, tokenised, from the cache where it has them."""
-    settings = config.data
-    prepare = partial(
-        prepare_chat,
-        tokenizer=tokenizer,
-        format=settings.format,
-        train_on=settings.train_on,
-        max_length=settings.max_length,
-        truncation=settings.truncation,
-        cache_dir=settings.cache_dir,
-        workers=settings.workers,
-    )
-    train = prepare(settings.train)
-    if settings.validation is not None:
-        return train, prepare(settings.validation)
-    if settings.validation_fraction is not None:
-        return split_validation(train, settings.validation_fraction, config.seed)
-    return train, None
 
 
 def build_model(config: RunConfig) -> GlmForCausalLM:

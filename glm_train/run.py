@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 
 import glm_train
 from glm_train import build, dist
+from glm_train.build_data import build_data, build_tokenizer
 from glm_train.callbacks.preemption import Stopped
 from glm_train.callbacks.report import write_report
 from glm_train.callbacks.resume import open_state, restore_weights
@@ -49,8 +50,8 @@ def fit(config: RunConfig, recipe: str) -> RunResult:
     folder, state, notes = choose_run_folder(recipe, config.output_dir, config.resume)
     device = build.device_type(config)
     _refuse_ranks()
-    tokenizer, model_config = build.build_tokenizer(config)
-    train, validation = build.build_data(config, tokenizer)
+    tokenizer, model_config = build_tokenizer(config)
+    train, validation = build_data(config, tokenizer)
     plan = build_plan(config, train)
     position = plan_position(config, plan, train, model_config, tokenizer)
     resumed = open_state(state) if state else None

@@ -1,0 +1,47 @@
+"""Settings become tokenizer and examples: the part of building a run that needs neither torch nor Lightning."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from glm_train.checkpoint.vocabulary import check_vocabulary
+from glm_train.data.prepare import prepare_chat
+from glm_train.data.split import split_validation
+from glm_train.data.store import ExampleStore
+from glm_train.model.config import GlmConfig
+from glm_train.text.tokenizer import GlmTokenizer
+
+if TYPE_CHECKING:
+    from glm_train.config.schema import RunConfig
+
+
+def build_tokenizer(config: RunConfig) -> tuple[GlmTokenizer, GlmConfig]:
+    """The tokenizer, checked to belong to the model's config."""
+    model_config = GlmConfig.from_pretrained(config.model.path)
+    if config.model.rope_theta is not None:
+        model_config.rope_theta = config.model.rope_theta
+    tokenizer = GlmTokenizer.from_pretrained(config.model.path)
+    check_vocabulary(model_config, tokenizer)
+    return tokenizer, model_config
+
+
+def build_data(config: RunConfig, tokenizer: GlmTokenizer) -> tuple[ExampleStore, ExampleStore | None]:
+    """Training and validation examples, tokenised, from the cache where it has them."""
+    settings = config.data
+    prepare = partial(
+        prepare_chat,
+        tokenizer=tokenizer,
+        format=settings.format,
+        train_on=settings.train_on,
+        max_length=settings.max_length,
+        truncation=settings.truncation,
+        cache_dir=settings.cache_dir,
+        workers=settings.workers,
+    )
+    train = prepare(settings.train)
+    if settings.validation is not None:
+        return train, prepare(settings.validation)
+    if settings.validation_fraction is not None:
+        return split_validation(train, settings.validation_fraction, config.seed)
+    return train, None
