@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 
 from glm_train.errors import CheckpointError
@@ -17,6 +18,7 @@ TEMPLATE_FOLDER = "additional_chat_templates"
 _PICKLES = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.npy", "*.npz"]
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _LOCAL_CURE = "Or download the model elsewhere and give the path of its folder."
+MAX_TEXT_BYTES = 4 * 2**20
 
 
 def resolve_folder(
@@ -54,6 +56,29 @@ def resolve_folder(
             f"{name!r} is neither an existing folder nor a hub id; a hub id looks like zai-org/GLM-4-9B-0414"
         )
     return _download(name, revision, allow_patterns or MODEL_FILES)
+
+
+def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
+    """The text of a small file of a model folder, such as config.json.
+
+    A folder comes from anywhere: the name may stand for a device, a pipe that never ends, or gigabytes.
+    Raises FileNotFoundError where there is no such file, for the caller to say what that means; else
+    `CheckpointError` naming the file.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise CheckpointError(f"{path}: not a regular file")
+        if found.st_size > max_bytes:
+            raise CheckpointError(f"{path}: {found.st_size} bytes; at most {max_bytes} are read")
+        with path.open("rb") as file:
+            return file.read(max_bytes).decode("utf-8")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path}: cannot be read as UTF-8 text: {error}") from None
 
 
 def _looks_like_a_path(name: str) -> bool:
