@@ -6,27 +6,39 @@ that believed them would train on its share of the data alone.
 
 from __future__ import annotations
 
-import torch
-import torch.distributed as dist
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 
 def is_launched() -> bool:
     """True inside a process group."""
-    return dist.is_available() and dist.is_initialized()
+    return _distributed() is not None
 
 
 def rank() -> int:
     """This process's global rank; 0 when unlaunched."""
-    return dist.get_rank() if is_launched() else 0
+    dist = _distributed()
+    return dist.get_rank() if dist else 0
 
 
 def world_size() -> int:
     """How many processes train together; 1 when unlaunched."""
-    return dist.get_world_size() if is_launched() else 1
+    dist = _distributed()
+    return dist.get_world_size() if dist else 1
 
 
 def all_reduce_sum(value: torch.Tensor) -> torch.Tensor:
     """The sum of `value` over all ranks, in place; `value` itself when unlaunched."""
-    if is_launched():
+    if dist := _distributed():
         dist.all_reduce(value, op=dist.ReduceOp.SUM)
     return value
+
+
+def _distributed() -> Any:
+    """torch.distributed inside a process group, else None. Nobody can have made a group without importing it, and
+    commands that only look at data need not."""
+    dist = sys.modules.get("torch.distributed")
+    return dist if dist is not None and dist.is_available() and dist.is_initialized() else None

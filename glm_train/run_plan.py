@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,12 +40,17 @@ def build_plan(config: RunConfig, train: ExampleStore) -> RunPlan:
     if documents is None and not config.data.packing:
         documents = 1
     budget = None if documents is not None else (config.batch.tokens or config.data.max_length)
-    microbatches = count_microbatches(train.lengths, token_budget=budget, documents=documents)
     per_step = config.batch.accumulate * dist.world_size()
-    steps = -(-microbatches // per_step)
+    plan = RunPlan(per_step, 0, 0, budget, documents)
+    steps = -(-microbatches_per_epoch(plan, train) // per_step)
     limits = [config.trainer.max_steps, config.trainer.max_epochs and config.trainer.max_epochs * steps]
     total = min(limit for limit in limits if limit is not None)
-    return RunPlan(per_step, steps, total, budget, documents)
+    return replace(plan, steps_per_epoch=steps, total_steps=total)
+
+
+def microbatches_per_epoch(plan: RunPlan, train: ExampleStore) -> int:
+    """How many packed microbatches the examples fill, over all ranks."""
+    return count_microbatches(train.lengths, token_budget=plan.token_budget, documents=plan.documents)
 
 
 def plan_position(

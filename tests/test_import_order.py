@@ -38,6 +38,7 @@ FLOORS = {
     "convert.py": 12,
     "preview.py": 12,
     "preview_page.py": 12,
+    "preview_text.py": 12,
     "run.py": 12,
     "run_folder.py": 12,
     "run_plan.py": 12,

@@ -33,6 +33,9 @@ COMMANDS = (
     Command(
         "show", "print the resolved configuration of a run, without starting it", "glm_train.cli.show", True
     ),
+    Command(
+        "preview", "what a run would train, token by token, and a report", "glm_train.cli.preview", True
+    ),
     Command("recipes", "list the recipes", "glm_train.cli.recipes"),
     Command("generate", "answer a prompt, or chat, with a trained model", "glm_train.cli.generate"),
 )

@@ -1,0 +1,121 @@
+"""Does what would be trained look like what the model must write? Read from the prepared tokens alone.
+
+The rules say nothing of how the labels were made, so that they also find mistakes of the code that made them. One
+trained span, as it must be (`*` trained):
+
+    <|assistant|>  \\n*  Hello*  <|user|>*  \\n  ...
+                   opens with text          ends with a stop token, and nothing of the next turn is trained
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from glm_train.data.store import IGNORE, ExampleStore
+
+_EXAMPLES_AT_ONCE = 512
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class TurnTokens:
+    """The ids that stand between turns.
+
+    `stops` end a trained turn; `hand_over` is the assistant's own role token, with which it hands over to itself;
+    `roles` are all role tokens and prefixes, of which the others are never trained inside a span.
+    """
+
+    stops: frozenset[int]
+    hand_over: int | None
+    roles: frozenset[int]
+
+
+@dataclass
+class MaskCheck:
+    """What the labels of a store hold. Each rule's list has the indices of the first examples that break it."""
+
+    spans: int = 0
+    stops: Counter[int] = field(default_factory=Counter)  # trained stop labels by id
+    broken: dict[str, int] = field(default_factory=dict)  # rule -> examples
+    first: dict[str, list[int]] = field(default_factory=dict)
+
+    def _break(self, rule: str, examples: Iterable[int]) -> None:
+        found = sorted(set(examples))
+        if found:
+            self.broken[rule] = self.broken.get(rule, 0) + len(found)
+            places = self.first.setdefault(rule, [])
+            places += found[: _SHOWN - len(places)]
+
+
+UNTRAINED = "nothing is trained"
+HEADER = "a turn's header is trained"
+OTHERS_TEXT = "text of another role is trained"
+NO_STOP = "a trained answer has no stop token"
+
+
+def check_masks(store: ExampleStore, turns: TurnTokens) -> MaskCheck:
+    """Look at every example of `store`. A last answer without its stop token counts as broken here too: the caller
+    knows how many were cut on purpose."""
+    check = MaskCheck()
+    for begin in range(0, len(store), _EXAMPLES_AT_ONCE):
+        indices = range(begin, min(begin + _EXAMPLES_AT_ONCE, len(store)))
+        labels = [store[i][1] for i in indices]
+        _check_rows(check, np.concatenate(labels), np.array([len(row) for row in labels]), begin, turns)
+    return check
+
+
+def _check_rows(
+    check: MaskCheck, labels: np.ndarray, lengths: np.ndarray, begin: int, turns: TurnTokens
+) -> None:
+    """Rows end to end: a span starts where a trained token follows an untrained one or opens a row."""
+    owner = np.repeat(np.arange(begin, begin + len(lengths)), lengths)
+    edges = np.cumsum(lengths)
+    trained = labels != IGNORE
+    trained[np.concatenate([[0], edges[:-1]])] = False  # the first token of a document follows nothing
+    before = np.concatenate([[False], trained[:-1]])
+    after = np.concatenate([trained[1:], [False]])
+    after[edges - 1] = False
+    starts, ends = trained & ~before, trained & ~after
+    stop = np.isin(labels, list(turns.stops)) & trained
+    role = np.isin(labels, list(turns.roles)) & trained
+    hand_over = labels == turns.hand_over if turns.hand_over is not None else np.zeros_like(role)
+    check.spans += int(starts.sum())
+    check.stops.update(
+        dict(zip(*(a.tolist() for a in np.unique(labels[stop], return_counts=True)), strict=True))
+    )
+    check._break(UNTRAINED, set(range(begin, begin + len(lengths))) - set(owner[trained].tolist()))
+    check._break(HEADER, owner[starts & role].tolist())
+    check._break(OTHERS_TEXT, owner[role & ~starts & ~ends & ~hand_over].tolist())
+    check._break(NO_STOP, owner[ends & ~stop & ~hand_over].tolist())
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Examples with the same tokens: further copies inside training, and validation examples that training has too."""
+
+    in_training: int
+    in_both: int
+    validation: int
+    first_in_both: tuple[int, ...]  # indices into validation
+
+    @property
+    def share(self) -> float:
+        """Of the validation examples, how many training has too."""
+        return self.in_both / self.validation if self.validation else 0.0
+
+
+def find_duplicates(train: ExampleStore, validation: ExampleStore | None) -> Duplicates:
+    """Compare the examples by a hash of their token ids."""
+    seen = Counter(_digest(train, i) for i in range(len(train)))
+    total = len(validation) if validation is not None else 0
+    both = [i for i in range(total) if validation is not None and _digest(validation, i) in seen]
+    return Duplicates(len(train) - len(seen), len(both), total, tuple(both[:_SHOWN]))
+
+
+def _digest(store: ExampleStore, index: int) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(store[index][0]), digest_size=16).digest()
