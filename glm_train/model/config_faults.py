@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from glm_train.errors import nearest
 
@@ -14,6 +14,17 @@ if TYPE_CHECKING:
 MODEL_TYPES = ("glm", "glm4")
 ACTIVATIONS = ("silu", "swish", "gelu", "relu")
 DTYPES = ("float32", "bfloat16", "float16")
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+SWITCHES = (
+    "attention_bias",
+    "tie_word_embeddings",
+    "use_cache",
+    "bidirectional",
+    "token_classification_bias",
+    "output_attentions",
+    "output_hidden_states",
+    "return_dict",
+)
 WHOLE_NUMBERS = (
     "vocab_size",
     "hidden_size",
@@ -26,9 +37,9 @@ WHOLE_NUMBERS = (
 )
 
 
-def config_faults(config: GlmConfig, dtypes: Mapping[str, Any]) -> list[str]:
+def config_faults(config: GlmConfig, dtypes: Mapping[str, Any], found: Sequence[str] = ()) -> list[str]:
     """Every fault of the values, one line each; empty when the model can be built. `dtypes` is what config.json
-    says under both names of the dtype."""
+    says under both names of the dtype; `found` are faults that reading the values found already."""
     if config.model_type not in MODEL_TYPES:
         cure = (
             "this is the remote-code layout of the original release; use the checkpoint's -hf folder"
@@ -36,7 +47,8 @@ def config_faults(config: GlmConfig, dtypes: Mapping[str, Any]) -> list[str]:
             else f"expected one of {', '.join(MODEL_TYPES)}.{nearest(str(config.model_type), MODEL_TYPES)}"
         )
         return [f"model_type {config.model_type!r}: {cure}"]
-    return [*_number_faults(config), *_kind_faults(config, dtypes)] or _relation_faults(config)
+    faults = [*_number_faults(config), *_kind_faults(config, dtypes), *_head_faults(config), *found]
+    return faults or _relation_faults(config)
 
 
 def id_faults(values: Mapping[str, Any], vocab_size: int) -> list[str]:
@@ -66,15 +78,15 @@ def _number_faults(config: GlmConfig) -> list[str]:
         value = getattr(config, name)
         if name == "head_dim" and value is None:
             continue
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**53:
+        if not is_size(value):
             faults.append(f"{name}: expected a positive whole number, found {value!r}")
     for name in ("rms_norm_eps", "rope_theta", "partial_rotary_factor"):
         value = getattr(config, name)
-        if not _is_number(value) or value <= 0:
+        if not is_number(value) or value <= 0:
             faults.append(f"{name}: expected a number above 0, found {value!r}")
     for name in ("attention_dropout", "initializer_range"):
         value = getattr(config, name)
-        if not _is_number(value) or not 0 <= value < 1:
+        if not is_number(value) or not 0 <= value < 1:
             faults.append(f"{name}: expected a number from 0 to below 1, found {value!r}")
     return faults
 
@@ -82,16 +94,11 @@ def _number_faults(config: GlmConfig) -> list[str]:
 def _kind_faults(config: GlmConfig, dtypes: Mapping[str, Any]) -> list[str]:
     """Faults of switches, names and lists, and features that are not there."""
     faults = []
-    for name in ("attention_bias", "tie_word_embeddings", "use_cache"):
+    for name in SWITCHES:
         if not isinstance(getattr(config, name), bool):
             faults.append(f"{name}: expected true or false, found {getattr(config, name)!r}")
     if config.hidden_act not in ACTIVATIONS:
         faults.append(f"hidden_act: expected one of {', '.join(ACTIVATIONS)}, found {config.hidden_act!r}")
-    if config.rope_type != "default":
-        faults.append(
-            f"rope_type {config.rope_type!r}: only 'default' rotary embedding is implemented; "
-            "remove rope_scaling to train within the original context length"
-        )
     for name, dtype in dtypes.items():
         if dtype is not None and dtype not in DTYPES:
             faults.append(f"{name}: expected one of {', '.join(DTYPES)}, found {dtype!r}")
@@ -101,6 +108,36 @@ def _kind_faults(config: GlmConfig, dtypes: Mapping[str, Any]) -> list[str]:
     if config.extra.get("quantization_config") is not None:
         faults.append("quantization_config: quantised checkpoints are not read; use the original")
     return faults
+
+
+def _head_faults(config: GlmConfig) -> list[str]:
+    """Faults of what a classification head reads."""
+    faults = []
+    kind = config.problem_type
+    if kind is not None and kind not in PROBLEM_TYPES:
+        hint = nearest(str(kind), PROBLEM_TYPES)
+        faults.append(f"problem_type: expected one of {', '.join(PROBLEM_TYPES)}, found {kind!r}.{hint}")
+    if kind == "single_label_classification" and config.num_labels == 1:
+        faults.append(
+            "problem_type: single_label_classification needs two labels or more; "
+            "with one label it is regression, and yes or no are two labels"
+        )
+    for name, value in (
+        ("classifier_dropout", config.classifier_dropout),
+        ("hidden_dropout", config.extra.get("hidden_dropout")),
+    ):
+        if value is not None and not (is_number(value) and 0 <= value < 1):
+            faults.append(f"{name}: expected a number from 0 to below 1 or null, found {value!r}")
+    return faults
+
+
+def causal_faults(bidirectional: Any, is_causal: Any) -> list[str]:
+    """Faults of the two ways to say whether a token sees those after it."""
+    if is_causal is not None and not isinstance(is_causal, bool):
+        return [f"is_causal: expected true or false, found {is_causal!r}"]
+    if bidirectional is True and is_causal is True:
+        return ["bidirectional and is_causal are both true; remove one"]
+    return []
 
 
 def _relation_faults(config: GlmConfig) -> list[str]:
@@ -121,10 +158,19 @@ def _relation_faults(config: GlmConfig) -> list[str]:
             f"partial_rotary_factor {factor}: rotates {turned} of {head_dim} channels; "
             "expected an even number of at least 2 and at most all"
         )
-    return faults + id_faults(vars(config), config.vocab_size)
+    ids = {name: getattr(config, name) for name in ("pad_token_id", "eos_token_id", "bos_token_id")}
+    if isinstance(ids["bos_token_id"], list):
+        return [*faults, f"bos_token_id: expected an id or null, found {ids['bos_token_id']!r}"]
+    faults += _ids_faults("bos_token_id", ids["bos_token_id"], config.vocab_size)
+    return faults + id_faults(ids, config.vocab_size)
 
 
-def _is_number(value: object) -> bool:
+def is_size(value: Any) -> TypeGuard[int]:
+    """True for a whole number that a width, a count or a length can be."""
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**53
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
     """True for what is a finite float, or a whole number that a float can hold."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
@@ -132,3 +178,8 @@ def _is_number(value: object) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
+
+
+def dtype_name(dtype: Any) -> Any:
+    """`bfloat16` of `torch.bfloat16`; what is no torch dtype is left as it is."""
+    return str(dtype).removeprefix("torch.") if type(dtype).__module__ == "torch" else dtype

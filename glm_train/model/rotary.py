@@ -10,6 +10,7 @@ Shapes: B batch, T tokens, N heads, D head dim, R rotated channels.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -20,18 +21,80 @@ from glm_train.model.config import GlmConfig
 
 
 def inverse_frequencies(config: GlmConfig) -> Tensor:
-    """The angle per position of each pair, (R/2,) in fp32 on the CPU."""
+    """The angle per position of each pair, (R/2,) in fp32 on the CPU, after the config's scaling.
+
+    `linear` divides every angle by its factor, so that more positions fit the range of angles that was trained.
+    `yarn` does so for the slow pairs only; see `_yarn`. The order of the arithmetic is transformers', for at position
+    100,000 the last bit of a frequency moves an angle by a hundredth.
+    """
     exponent_P = (
         torch.arange(0, config.rotary_dim, 2, dtype=torch.int64, device="cpu").float() / config.rotary_dim
     )
-    return 1.0 / (config.rope_theta**exponent_P)
+    step_P = config.rope_theta**exponent_P
+    settings = config.rope_parameters
+    if config.rope_type == "yarn":
+        return _yarn(step_P, settings, config.rotary_dim)
+    inverse_P = 1.0 / step_P
+    return inverse_P / settings["factor"] if config.rope_type == "linear" else inverse_P
 
 
-def rotary_tables(inverse_P: Tensor, position_ids_BT: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine, each (B, T, 1, R/2) in `dtype`; the angles are computed in fp32, autocast or not."""
+def attention_scaling(config: GlmConfig) -> float:
+    """What cosine and sine are multiplied by, so attention's scores by its square: 1 but for `yarn`.
+
+    YaRN sharpens attention as the context grows, by 0.1 ln(factor) + 1 (Peng et al. 2023, arXiv 2309.00071, eq. 22);
+    `attention_factor` sets the number itself, `mscale` over `mscale_all_dim` weighs the logarithm.
+    """
+    settings = config.rope_parameters
+    if config.rope_type != "yarn":
+        return 1.0
+    if settings.get("attention_factor") is not None:
+        return float(settings["attention_factor"])
+    weight, weight_of_all, factor = settings.get("mscale"), settings.get("mscale_all_dim"), settings["factor"]
+    if weight and weight_of_all:
+        return _sharpening(factor, weight) / _sharpening(factor, weight_of_all)
+    return _sharpening(factor, 1)
+
+
+def _sharpening(factor: float, weight: float) -> float:
+    return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+def _yarn(step_P: Tensor, settings: dict[str, Any], rotary_dim: int) -> Tensor:
+    """Frequencies of YaRN (Peng et al. 2023, arXiv 2309.00071, section 3.2).
+
+    Pairs that turn more than `beta_fast` times within the original context keep their angle, pairs that turn less than
+    `beta_slow` times are slowed by `factor`, and those between are mixed:
+
+        pair      0 ... low     low ... high      high ... R/2
+        share kept   1          1 falling to 0        0
+    """
+    factor, fast, slow = settings["factor"], settings.get("beta_fast", 32), settings.get("beta_slow", 1)
+    low, high = (_pair_of(turns, settings, rotary_dim) for turns in (fast, slow))
+    if settings.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rotary_dim - 1)
+    high = high + 0.001 if low == high else high
+    pair_P = torch.arange(len(step_P), dtype=torch.float32, device="cpu")
+    kept_P = 1 - ((pair_P - low) / (high - low)).clamp(0, 1)
+    return 1.0 / (factor * step_P) * (1 - kept_P) + 1.0 / step_P * kept_P
+
+
+def _pair_of(turns: float, settings: dict[str, Any], rotary_dim: int) -> float:
+    """The pair, as a fraction, that turns `turns` times within the original context."""
+    context, theta = settings["original_max_position_embeddings"], settings["rope_theta"]
+    return rotary_dim * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+
+def rotary_tables(
+    inverse_P: Tensor, position_ids_BT: Tensor, dtype: torch.dtype, scaling: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine times `scaling`, each (B, T, 1, R/2) in `dtype`; computed in fp32, autocast or not."""
     with torch.autocast(position_ids_BT.device.type, enabled=False):
         angle_BT1P = (position_ids_BT[..., None].float() * inverse_P)[..., None, :]
-        return angle_BT1P.cos().to(dtype), angle_BT1P.sin().to(dtype)
+        cos_BT1P, sin_BT1P = angle_BT1P.cos(), angle_BT1P.sin()
+        if scaling != 1.0:
+            cos_BT1P, sin_BT1P = cos_BT1P * scaling, sin_BT1P * scaling
+        return cos_BT1P.to(dtype), sin_BT1P.to(dtype)
 
 
 def apply_rotary(x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor) -> Tensor:

@@ -91,11 +91,6 @@ def test_kv_heads_and_head_dim_default_from_the_heads() -> None:
         ({"hidden_act": "sillu"}, "hidden_act"),
         ({"pad_token_id": 151552}, "pad_token_id"),
         ({"eos_token_id": ["<|user|>"]}, "eos_token_id"),
-        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "only 'default'"),
-        (
-            {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "default"}},
-            "'linear': only 'default'",
-        ),
         ({"attention_bias": "yes"}, "attention_bias"),
         ({"dtype": "fp8"}, "dtype"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),

@@ -1,0 +1,42 @@
+"""Finding and parsing config.json, before anything in it is believed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from glm_train.errors import CheckpointError
+from glm_train.hub import resolve_folder
+from glm_train.model.config_faults import MODEL_TYPES
+
+CONFIG_NAME = "config.json"
+# Written by transformers about itself or about code that we never run; a saved folder makes its own.
+NOT_KEPT = (
+    "auto_map",
+    "trust_remote_code",
+    "transformers_version",
+    "_name_or_path",
+    "_commit_hash",
+    "_attn_implementation_internal",
+    "_experts_implementation_internal",
+)
+
+
+def read_config_file(folder_or_hub_id: str | Path, revision: str | None) -> tuple[Path, dict[str, Any]]:
+    """Where config.json lies, and the object in it, which names its model_type. Raises `CheckpointError`."""
+    folder = resolve_folder(folder_or_hub_id, revision=revision, allow_patterns=[CONFIG_NAME])
+    path = folder / CONFIG_NAME
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{folder}: no {CONFIG_NAME}. A model folder holds {CONFIG_NAME} and safetensors files."
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(values).__name__}")
+    if "model_type" not in values:
+        raise CheckpointError(f"{path}: no 'model_type'; expected one of {', '.join(MODEL_TYPES)}")
+    return path, values
