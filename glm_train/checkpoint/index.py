@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glm_train.checkpoint.chatglm import is_original, to_hugging_face
 from glm_train.checkpoint.safetensors_file import (
     MAX_HEADER_BYTES,
     StoredTensor,
@@ -44,16 +45,26 @@ class TensorIndex:
 def read_index(folder: str | Path) -> TensorIndex:
     """The tensors of a model folder: file, dtype and shape of each. No tensor data is read.
 
-    Where both `model.safetensors` and an index lie in the folder, the single file counts, as in transformers.
+    The tensors of the original release (`transformer.*`) come under Hugging Face's names too.
     Raises `CheckpointError` naming the file, and the tensor where there is one, with the cure.
     """
     folder = Path(folder)
+    tensors = read_stored(folder)
+    return TensorIndex(folder, to_hugging_face(folder, tensors) if is_original(tensors) else tensors)
+
+
+def read_stored(folder: Path) -> dict[str, StoredTensor]:
+    """The tensors of a model folder under the names that they are stored under.
+
+    Where both `model.safetensors` and an index lie in the folder, the single file counts, as in transformers.
+    Raises `CheckpointError`.
+    """
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
     if _exists(folder / SINGLE_NAME):
-        return TensorIndex(folder, read_header(_weight_file(folder, SINGLE_NAME)))
+        return read_header(_weight_file(folder, SINGLE_NAME))
     if _exists(folder / INDEX_NAME):
-        return TensorIndex(folder, _read_shards(folder, _read_weight_map(folder)))
+        return _read_shards(folder, _read_weight_map(folder))
     raise CheckpointError(_nothing_to_read(folder))
 
 

@@ -19,7 +19,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,11 +60,37 @@ _COPY_CURE = "The file is damaged or was not copied to its end; copy or download
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where one tensor lies, and what it is. Nothing of its data has been read."""
+    """Where one tensor lies, and what it is. Nothing of its data has been read.
+
+    `name` is its name in the file. `rows`, where given, are the first and the end row of the part that is meant:
+    `shape` is then that part's.
+    """
 
     file: Path
     dtype: torch.dtype
     shape: tuple[int, ...]
+    name: str = ""
+    rows: tuple[int, int] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """A tensor that is made when its turn to be written comes, and let go after it."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    make: Callable[[], Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel() * self.dtype.itemsize
+
+    def numel(self) -> int:
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -122,7 +148,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
     for name, entry in header.items():
         dtype, shape, start, end = _check_entry(path, name, entry)
-        tensors[name] = StoredTensor(path, dtype, shape)
+        tensors[name] = StoredTensor(path, dtype, shape, name)
         places.append((start, end, name))
     _check_places(path, places, size - 8 - length)
     return tensors
@@ -182,7 +208,7 @@ def _check_places(path: Path, places: list[tuple[int, int, str]], data_bytes: in
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    path: Path, tensors: Mapping[str, Tensor | Deferred], metadata: Mapping[str, str] | None = None
 ) -> WrittenFile:
     """Write a new safetensors file and flush it to the disk; one tensor at a time passes through the CPU.
 
@@ -197,22 +223,25 @@ def write_tensors(
             file.write(piece)
             digest.update(piece)
             size += len(piece)
+            del piece  # it keeps its tensor's memory
         file.flush()
         os.fsync(file.fileno())
     return WrittenFile(size, digest.hexdigest())
 
 
-def stored_bytes(tensors: Mapping[str, Tensor]) -> int:
+def stored_bytes(tensors: Mapping[str, Tensor | Deferred]) -> int:
     """The size in bytes that `write_tensors` will need, the header included."""
     names = _file_order(tensors)
     return len(_header(names, tensors, {"format": "pt"})) + sum(tensors[name].nbytes for name in names)
 
 
-def _file_order(tensors: Mapping[str, Tensor]) -> list[str]:
+def _file_order(tensors: Mapping[str, Tensor | Deferred]) -> list[str]:
     """Widest dtype first, so that every tensor starts at a multiple of its item size; then by name."""
     for name, tensor in tensors.items():
-        if not isinstance(name, str) or name == "__metadata__" or not isinstance(tensor, Tensor):
+        if not isinstance(name, str) or name == "__metadata__" or not isinstance(tensor, Tensor | Deferred):
             raise TypeError(f"{name!r}: expected a name and a tensor, found {type(tensor).__name__}")
+        if isinstance(tensor, Deferred):
+            continue
         if tensor.dtype not in _NAMES or tensor.layout != torch.strided or tensor.device.type == "meta":
             raise TypeError(
                 f"{name!r}: a safetensors file cannot hold {tensor.dtype}, {tensor.layout}, on "
@@ -221,7 +250,9 @@ def _file_order(tensors: Mapping[str, Tensor]) -> list[str]:
     return sorted(tensors, key=lambda name: (-_RANK[_NAMES[tensors[name].dtype]], name))
 
 
-def _header(names: list[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> bytes:
+def _header(
+    names: list[str], tensors: Mapping[str, Tensor | Deferred], metadata: Mapping[str, str] | None
+) -> bytes:
     entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     at = 0
     for name in names:
@@ -237,11 +268,21 @@ def _header(names: list[str], tensors: Mapping[str, Tensor], metadata: Mapping[s
     return len(text).to_bytes(8, "little") + text
 
 
-def _pieces(header: bytes, names: list[str], tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+def _pieces(
+    header: bytes, names: list[str], tensors: Mapping[str, Tensor | Deferred]
+) -> Iterator[bytes | memoryview]:
     """The file's bytes in order, in pieces small enough that the hash finds them still in the CPU's cache."""
     yield header
     for name in names:
-        flat = tensors[name].detach().to("cpu").contiguous().reshape(-1)
-        data = flat.view(torch.uint8).numpy().data
+        data = _raw(name, tensors[name])
         for at in range(0, len(data), _PIECE):
             yield data[at : at + _PIECE]
+        del data  # before the next tensor is made
+
+
+def _raw(name: str, tensor: Tensor | Deferred) -> memoryview:
+    """The tensor's bytes in memory."""
+    made = tensor.make() if isinstance(tensor, Deferred) else tensor.detach()
+    if made.shape != tensor.shape or made.dtype != tensor.dtype:
+        raise TypeError(f"{name!r}: expected {tensor.dtype} {list(tensor.shape)}, made {made.dtype}")
+    return made.to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy().data

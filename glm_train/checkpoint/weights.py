@@ -9,7 +9,9 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from glm_train.checkpoint.disk import disk_errors, require_room, sync_folder, write_text
 from glm_train.checkpoint.fit import Slot, match
 from glm_train.checkpoint.index import INDEX_NAME, SINGLE_NAME, TensorIndex, read_index
-from glm_train.checkpoint.safetensors_file import StoredTensor, stored_bytes, write_tensors
+from glm_train.checkpoint.safetensors_file import Deferred, StoredTensor, stored_bytes, write_tensors
 from glm_train.errors import CheckpointError
 
 MAX_SHARD_BYTES = 5 * 1024**3
@@ -45,14 +47,26 @@ def load_weights(
 
     Raises `CheckpointError` listing what is missing, superfluous, or of another shape or kind.
     """
-    index = read_index(folder)
-    slots = match(module, index)
-    dtype = dtype or _widest(slots)
+    slots = fitting_slots(module, read_index(folder))
+    fill(module, slots, dtype or _widest(slots), device)
+
+
+def fitting_slots(module: nn.Module, index: TensorIndex) -> list[Slot]:
+    """Which stored tensor fills which of the module's, where all of them fit (`CheckpointError` otherwise), as in
+    `load_weights`. Of the data, only what must agree is read: tied tensors stored twice, and the bias of an original
+    classifier, which must be zero where the head has none."""
+    slots = match(module, _without_zero_bias(module, index))
+    for slot in slots:
+        for copy in slot.copies:
+            _require_equal(index, slot, copy)
+    return slots
+
+
+def fill(module: nn.Module, slots: list[Slot], dtype: torch.dtype, device: str | torch.device) -> None:
+    """Copy the stored tensors of `slots` into the module; those on the meta device are made, in `dtype`."""
     by_file: dict[Path, list[Slot]] = {}
     for slot in slots:
         by_file.setdefault(slot.stored.file, []).append(slot)
-        for copy in slot.copies:
-            _require_equal(index, slot, copy)
     with torch.no_grad():
         for file, members in sorted(by_file.items()):
             for slot, tensor in _read(file, members):
@@ -60,7 +74,7 @@ def load_weights(
 
 
 def save_weights(
-    module_or_state_dict: nn.Module | Mapping[str, Tensor],
+    module_or_state_dict: nn.Module | Mapping[str, Tensor | Deferred],
     folder: str | Path,
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -76,7 +90,7 @@ def save_weights(
     if max_shard_bytes < 1:
         raise ValueError(f"max_shard_bytes must be at least 1, found {max_shard_bytes}")
     folder = Path(folder)
-    state = (
+    state: Mapping[str, Tensor | Deferred] = (
         module_or_state_dict.state_dict()
         if isinstance(module_or_state_dict, nn.Module)
         else module_or_state_dict
@@ -123,7 +137,7 @@ def _read(file: Path, slots: list[Slot]) -> Iterator[tuple[Slot, Tensor]]:
     try:
         with safe_open(file, framework="pt") as handle:
             for slot in slots:
-                yield slot, handle.get_tensor(slot.source)
+                yield slot, stored_data(handle, slot.stored)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from None
 
@@ -143,10 +157,27 @@ def _fill(module: nn.Module, slot: Slot, tensor: Tensor, dtype: torch.dtype, dev
         setattr(module.get_submodule(owner), leaf, made)
 
 
+def stored_data(handle: Any, stored: StoredTensor) -> Tensor:
+    """The tensor, or the rows of it that are meant: a view of the mapped file that `safe_open` gave as `handle`."""
+    if stored.rows is None:
+        return handle.get_tensor(stored.name)
+    start, stop = stored.rows
+    return handle.get_slice(stored.name)[start:stop]
+
+
+def read_tensor(stored: StoredTensor) -> Tensor:
+    """The same as a tensor of its own lifetime; its pages are read where they are used. Raises `CheckpointError`."""
+    try:
+        with safe_open(stored.file, framework="pt") as handle:
+            return stored_data(handle, stored)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{stored.file}: cannot be read: {error}") from None
+
+
 def _require_equal(index: TensorIndex, slot: Slot, copy: str) -> None:
     """A tied tensor stored twice must be the same twice, or one of the two would be lost unseen."""
     with torch.no_grad():
-        first, second = (_one(index.tensors[name], name) for name in (slot.source, copy))
+        first, second = (read_tensor(index.tensors[name]) for name in (slot.source, copy))
         if first.shape != second.shape or not torch.equal(first, second):
             raise CheckpointError(
                 f"{index.folder}: config.json ties {slot.source} and {copy}, but the folder holds "
@@ -155,26 +186,47 @@ def _require_equal(index: TensorIndex, slot: Slot, copy: str) -> None:
             )
 
 
-def _one(stored: StoredTensor, name: str) -> Tensor:
-    with safe_open(stored.file, framework="pt") as handle:
-        return handle.get_tensor(name)
+def _without_zero_bias(module: nn.Module, index: TensorIndex) -> TensorIndex:
+    """The index without a `score.bias` of zeros, where the module's head has no bias."""
+    wanted, stored = module.state_dict(keep_vars=True), index.tensors.get("score.bias")
+    if stored is None or "score.bias" in wanted or "score.weight" not in wanted:
+        return index
+    require_zero_bias(index.folder, stored)
+    return replace(index, tensors={k: v for k, v in index.tensors.items() if k != "score.bias"})
 
 
-def _once_each(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def require_zero_bias(folder: Path, stored: StoredTensor) -> None:
+    """Raise `CheckpointError` unless a sequence classifier's bias, which Hugging Face's head has no place for, is
+    zero."""
+    bias = read_tensor(stored).float()
+    if bias.count_nonzero() > 0:
+        raise CheckpointError(
+            f"{folder}: the classifier has a bias ({stored.name}, up to {bias.abs().max():.3g}), as the original's "
+            "code makes one; the head of GlmForSequenceClassification has none, so its scores would be others. "
+            "Train a head again, from the language model."
+        )
+
+
+def _once_each(state: Mapping[str, Tensor | Deferred]) -> dict[str, Tensor | Deferred]:
     """The tensors without second names for the same memory."""
     seen: set[tuple[object, ...]] = set()
-    kept: dict[str, Tensor] = {}
+    kept: dict[str, Tensor | Deferred] = {}
     for name, tensor in state.items():
+        if isinstance(tensor, Deferred) or tensor.numel() == 0 or tensor.device.type == "meta":
+            kept[name] = tensor
+            continue
         place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        if tensor.numel() == 0 or tensor.device.type == "meta" or place not in seen:
+        if place not in seen:
             kept[name] = tensor
             seen.add(place)
     return kept
 
 
-def _shards(tensors: Mapping[str, Tensor], max_shard_bytes: int) -> dict[str, dict[str, Tensor]]:
+def _shards(
+    tensors: Mapping[str, Tensor | Deferred], max_shard_bytes: int
+) -> dict[str, dict[str, Tensor | Deferred]]:
     """File name -> its tensors: in the given order, a new file where the next tensor would pass the limit."""
-    parts: list[dict[str, Tensor]] = [{}]
+    parts: list[dict[str, Tensor | Deferred]] = [{}]
     size = 0
     for name, tensor in tensors.items():
         if parts[-1] and size + tensor.nbytes > max_shard_bytes:
@@ -187,7 +239,7 @@ def _shards(tensors: Mapping[str, Tensor], max_shard_bytes: int) -> dict[str, di
     return {f"model-{n:05d}-of-{len(parts):05d}.safetensors": part for n, part in enumerate(parts, start=1)}
 
 
-def _index_text(files: Mapping[str, Mapping[str, Tensor]]) -> str:
+def _index_text(files: Mapping[str, Mapping[str, Tensor | Deferred]]) -> str:
     tensors = [tensor for part in files.values() for tensor in part.values()]
     metadata = {
         "total_parameters": sum(tensor.numel() for tensor in tensors),

@@ -201,12 +201,6 @@ def test_eight_bit_floats_are_not_taken_for_weights(tmp_path: Path) -> None:
         load_weights(on_meta(Headed), tmp_path)
 
 
-def test_original_chatglm_layout_is_named(tmp_path: Path) -> None:
-    save_weights({"transformer.embedding.word_embeddings.weight": torch.zeros(6, 4)}, tmp_path)
-    with pytest.raises(CheckpointError, match="remote-code release"):
-        load_weights(on_meta(Headed), tmp_path)
-
-
 class TestSavingOverAModel:
     def test_refused_unless_asked(self, tmp_path: Path) -> None:
         save_weights({"a": torch.zeros(1)}, tmp_path)
