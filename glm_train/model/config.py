@@ -16,6 +16,7 @@ from glm_train.errors import CheckpointError, ConfigError, nearest
 from glm_train.model.config_faults import causal_faults, config_faults, dtype_name
 from glm_train.model.config_file import CONFIG_NAME, NOT_KEPT, read_config_file
 from glm_train.model.labels import DEFAULT_LABELS, read_labels
+from glm_train.model.presets import preset_values
 from glm_train.model.rope_settings import read_rope
 
 # What a save says only where it is not this.
@@ -194,6 +195,11 @@ class GlmConfig:
             if value is not None:
                 return float(value)
         return 0.1
+
+    @classmethod
+    def preset(cls, name: str) -> GlmConfig:
+        """The configuration of a released checkpoint, such as `GLM-4-9B-0414`; see `presets.PRESETS`."""
+        return cls(**preset_values(name))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GlmConfig:

@@ -23,17 +23,28 @@ def matrix_parameters(config: GlmConfig) -> tuple[int, int]:
     return config.num_hidden_layers * layer, config.vocab_size * config.hidden_size
 
 
-def total_parameters(config: GlmConfig) -> int:
-    """All parameters of the causal language model: 9,399,951,360 for GLM-4-9B, 9,400,279,040 for 9B-0414."""
-    body, head = matrix_parameters(config)
+def total_parameters(config: GlmConfig, head: str = "causal_lm") -> int:
+    """All parameters of a model: as a causal language model 9,399,951,360 for GLM-4-9B, 9,400,279,040 for 9B-0414.
+
+    `head` is `causal_lm`, `sequence_classification`, `token_classification` or `none`. Raises `ValueError`.
+    """
+    body, embeddings = matrix_parameters(config)
+    scores = config.num_labels * config.hidden_size
+    heads = {
+        "causal_lm": 0 if config.tie_word_embeddings else embeddings,
+        "sequence_classification": scores,
+        "token_classification": scores + config.num_labels * config.token_classification_bias,
+        "none": 0,
+    }
+    if head not in heads:
+        raise ValueError(f"unknown head {head!r}; expected one of {', '.join(heads)}")
     width, kv_width = (
         config.num_attention_heads * config.head_dim,
         config.num_key_value_heads * config.head_dim,
     )
     biases = width + 2 * kv_width if config.attention_bias else 0
     norms = (4 if config.sandwich_norms else 2) * config.hidden_size
-    embeddings = head if config.tie_word_embeddings else 2 * head
-    return body + embeddings + config.num_hidden_layers * (biases + norms) + config.hidden_size
+    return body + embeddings + heads[head] + config.num_hidden_layers * (biases + norms) + config.hidden_size
 
 
 def training_flops(config: GlmConfig, lengths: Sequence[int], trained: int) -> float:
