@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from glm_train.errors import CheckFailed, ConfigError
 
 if TYPE_CHECKING:
-    from glm_train.preview import Preview
+    from glm_train.preview.report import Preview
 
 _SHOWN = 3
 
@@ -57,19 +57,19 @@ def run(args: argparse.Namespace) -> int:
     from glm_train.config.compose import compose
 
     config = compose(args.recipe, args.overrides)
-    from glm_train.preview import Preview
+    from glm_train.preview.report import Preview
 
     preview = Preview(config, args.leakage)
     limit = _SHOWN if args.examples is None else args.examples
     if args.json:
         _print_json(preview, args.examples)
     elif page is not None:
-        from glm_train.preview_page import page as html_page
+        from glm_train.preview.page import page as html_page
 
         page.write_text(html_page(preview, limit, title=args.recipe), encoding="utf-8")
         print(f"written     {page}")
     else:
-        from glm_train.preview_text import print_preview
+        from glm_train.preview.terminal import print_preview
 
         print_preview(preview, limit, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
     sys.stdout.flush()

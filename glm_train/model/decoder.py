@@ -126,11 +126,7 @@ class GlmModel(nn.Module):
         h_BTH = self._embed(input_ids, inputs_embeds)
         causal, packed = not getattr(self.config, "bidirectional", False), cu_seqlens is not None
         use_cache = self.config.use_cache if use_cache is None else use_cache
-        if past_key_values is not None and not causal:
-            raise ValueError(
-                "a bidirectional model sees the whole document at once and takes no past_key_values"
-            )
-        cache, legacy = _open_cache(past_key_values, use_cache and causal and not packed)
+        cache, legacy = _open_cache(past_key_values, use_cache and causal and not packed, causal)
         past = cache.get_seq_length() if cache is not None else 0
         mask: Mask
         if cu_seqlens is None:
@@ -143,10 +139,8 @@ class GlmModel(nn.Module):
                 position_ids = _restarting_positions(cu_seqlens, h_BTH.shape[1])
         if position_ids is None:
             position_ids = _positions(cache_position, past, h_BTH)
-        every: list[Tensor] | None = (
-            [] if self._wanted(output_hidden_states, "output_hidden_states") else None
-        )
-        seen: list[Tensor] | None = [] if self._wanted(output_attentions, "output_attentions") else None
+        every = self._collector(output_hidden_states, "output_hidden_states")
+        seen = self._collector(output_attentions, "output_attentions")
         h_BTH = self._run(h_BTH, position_ids, mask, cache=cache, every=every, seen=seen)
         output = BaseModelOutput(
             last_hidden_state=h_BTH,
@@ -155,6 +149,9 @@ class GlmModel(nn.Module):
             attentions=None if seen is None else tuple(seen),
         )
         return output if self._wanted(return_dict, "return_dict") else output.to_tuple()
+
+    def _collector(self, asked: bool | None, name: str) -> list[Tensor] | None:
+        return [] if self._wanted(asked, name) else None
 
     def _wanted(self, asked: bool | None, name: str) -> bool:
         return getattr(self.config, name, name == "return_dict") if asked is None else asked
@@ -224,10 +221,12 @@ def init_weights(module: nn.Module, deviation: float) -> None:
                     part.weight[part.padding_idx].zero_()
 
 
-def _open_cache(given: Any, wanted: bool) -> tuple[Any, bool]:
+def _open_cache(given: Any, wanted: bool, causal: bool) -> tuple[Any, bool]:
     """The cache to use, and whether the caller gets it back in the legacy form."""
     if given is None:
         return (KeyValueCache() if wanted else None), True
+    if not causal:
+        raise ValueError("a bidirectional model sees the whole document at once and takes no past_key_values")
     if hasattr(given, "update"):
         return given, False
     return KeyValueCache.from_legacy(given), True

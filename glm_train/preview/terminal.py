@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glm_train.preview import CONTEXT, STOP, TRAINED, Preview, Report, SplitReport
+from glm_train.preview.report import CONTEXT, STOP, TRAINED, Preview, Report, SplitReport
 
 _COLOURS = {CONTEXT: "\x1b[2m", TRAINED: "\x1b[32m", STOP: "\x1b[1;35m"}
 _PLAIN = "\x1b[0m"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import html
 
-from glm_train.preview import CONTEXT, STOP, TRAINED, Preview
-from glm_train.preview_text import report_lines
+from glm_train.preview.report import CONTEXT, STOP, TRAINED, Preview
+from glm_train.preview.terminal import report_lines
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 900px; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c }
