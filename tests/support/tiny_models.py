@@ -19,23 +19,24 @@ SHAPE: dict[str, Any] = {
     "initializer_range": 0.3,
 }
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "glm": {},
-    "glm4": {"model_type": "glm4"},
-    "glm-mqa": {"num_key_value_heads": 1},
-    "glm4-gqa4-nobias": {
-        "model_type": "glm4",
-        "num_attention_heads": 8,
-        "num_key_value_heads": 2,
-        "attention_bias": False,
-    },
-    "glm-mha-tied": {"num_key_value_heads": 4, "tie_word_embeddings": True},
-    "glm-edge": {
+_SHAPES: dict[str, dict[str, Any]] = {
+    "": {},
+    "-mqa": {"num_key_value_heads": 1},
+    "-gqa4-nobias": {"num_attention_heads": 8, "num_key_value_heads": 2, "attention_bias": False},
+    "-mha-tied": {"num_key_value_heads": 4, "tie_word_embeddings": True},
+    "-edge": {
         "attention_bias": False,
         "tie_word_embeddings": True,
         "partial_rotary_factor": 1.0,
         "rms_norm_eps": 1e-5,
     },
-    "glm4-head-dim": {"model_type": "glm4", "head_dim": 24, "partial_rotary_factor": 0.25, "rope_theta": 5e6},
-    "glm-no-pad": {"pad_token_id": None},
+    "-head-dim": {"head_dim": 24, "partial_rotary_factor": 0.25, "rope_theta": 5e6},
+    "-no-pad": {"pad_token_id": None},
+}
+
+#: `glm`, `glm-mqa`, ..., `glm4`, `glm4-mqa`, ...
+VARIANTS: dict[str, dict[str, Any]] = {
+    kind + name: {**({} if kind == "glm" else {"model_type": kind}), **shape}
+    for kind in ("glm", "glm4")
+    for name, shape in _SHAPES.items()
 }
