@@ -65,8 +65,7 @@ def test_padded_batches_equal_transformers(variant: str, side: str) -> None:
 def test_every_argument_has_the_effect_that_it_has_in_transformers(variant: str, call: str) -> None:
     given, differs = CALLS[call]
     theirs = {**given, **differs}
-    if "num_logits_to_keep" in theirs:
-        del theirs["num_logits_to_keep"]
+    theirs.pop("num_logits_to_keep", None)
     ours, reference = pair(variant)
     assert_parity(ours, reference, {"input_ids": IDS, **given}, {"input_ids": IDS, **theirs})
 
