@@ -50,50 +50,26 @@ class PaddedBatch:
 Mask = PackedDocuments | PaddedBatch
 
 
-def padded_mask(
-    attention_mask: Tensor | None,
-    tokens: int,
-    past: int,
-    *,
-    causal: bool = True,
-    cache_position_T: Tensor | None = None,
-) -> PaddedBatch:
+def padded_mask(attention_mask: Tensor | None, tokens: int, past: int, *, causal: bool = True) -> PaddedBatch:
     """The mask of a batch whose last `tokens` of `past + tokens` positions are queried.
 
     `attention_mask` is (B, S) with 1 for real tokens, or a ready (B, 1, T, S) that is True where a query sees a key.
     A padding query before the first real token sees nothing, and torch's attention gives it zeros, as transformers
-    has it. `cache_position_T` says where the queries stand among the keys, if not at their end.
+    has it.
     """
-    keys = past + tokens
     if attention_mask is not None and attention_mask.ndim == 4:
-        return PaddedBatch(_ready_mask(attention_mask, tokens, keys), is_causal=False)
-    if attention_mask is not None and (attention_mask.ndim != 2 or attention_mask.shape[1] != keys):
-        raise ValueError(
-            f"attention_mask must be (batch, {keys}): {past} cached and {tokens} new tokens;"
-            f" found {tuple(attention_mask.shape)}"
-        )
+        return PaddedBatch(attention_mask, is_causal=False)
     padded = attention_mask is not None and not bool(attention_mask.all())
-    if not padded and (not causal or (cache_position_T is None and (past == 0 or tokens == 1))):
+    if not padded and (not causal or past == 0 or tokens == 1):
         return PaddedBatch(is_causal=causal and tokens > 1)
     seen: Tensor | None = None
     if causal:
-        device = cache_position_T.device if attention_mask is None and cache_position_T is not None else None
-        device = attention_mask.device if attention_mask is not None else device
-        last_T = torch.arange(past, keys, device=device) if cache_position_T is None else cache_position_T
-        seen = (torch.arange(keys, device=device) <= last_T.to(device)[:, None])[None, None]
+        device = None if attention_mask is None else attention_mask.device
+        seen = torch.ones(tokens, past + tokens, dtype=torch.bool, device=device).tril(past)[None, None]
     if padded and attention_mask is not None:
         real = attention_mask[:, None, None, :].bool()
         seen = real if seen is None else seen & real
     return PaddedBatch(seen, is_causal=False)
-
-
-def _ready_mask(mask: Tensor, tokens: int, keys: int) -> Tensor:
-    if mask.dtype != torch.bool or mask.shape[-2:] != (tokens, keys) or mask.shape[1] != 1:
-        raise ValueError(
-            f"a four-dimensional attention_mask must be bool and (batch, 1, {tokens}, {keys});"
-            f" found {mask.dtype} {tuple(mask.shape)}"
-        )
-    return mask
 
 
 def attend(q_BTND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, mask: Mask, dropout: float = 0.0) -> Tensor:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from glm_train.model.config import GlmConfig
 from glm_train.model.decoder import GlmModel, init_weights
 from glm_train.model.heads import IGNORED
+from glm_train.model.inputs import check_classes
 from glm_train.model.outputs import BaseModelOutput, SequenceClassifierOutput, TokenClassifierOutput
+from glm_train.model.resize import resize_token_embeddings
 
 
 class _Classifier(nn.Module):
@@ -30,6 +32,8 @@ class _Classifier(nn.Module):
 
     def set_input_embeddings(self, embeddings: nn.Embedding) -> None:
         self.model.embed_tokens = embeddings
+
+    resize_token_embeddings = resize_token_embeddings
 
 
 class GlmForSequenceClassification(_Classifier):
@@ -147,7 +151,9 @@ class GlmForTokenClassification(_Classifier):
 
 
 def sequence_loss(logits_nL: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
-    """The documented loss, in fp32: mean squared error, cross-entropy, or binary cross-entropy of each label."""
+    """The documented loss, in fp32: mean squared error, cross-entropy over labels that are not -100 (0 where there are
+    none), or binary cross-entropy of each label."""
+    _require(isinstance(labels, Tensor), labels, "a tensor")
     n, L = logits_nL.shape
     logits = logits_nL.float()
     if problem_type is None:
@@ -157,7 +163,7 @@ def sequence_loss(logits_nL: Tensor, labels: Tensor, problem_type: str | None) -
         problem_type = "regression" if L == 1 else problem_type
     if problem_type == "single_label_classification":
         _require(labels.shape in ((n,), (n, 1)), labels, f"({n},) classes")
-        return nn.functional.cross_entropy(logits, labels.reshape(n).long(), ignore_index=IGNORED)
+        return _mean_cross_entropy(logits, labels.reshape(n))
     _require(labels.numel() == n * L, labels, f"({n}, {L}) values")
     values_nL = labels.reshape(n, L).float()
     if problem_type == "regression":
@@ -167,12 +173,15 @@ def sequence_loss(logits_nL: Tensor, labels: Tensor, problem_type: str | None) -
 
 def token_loss(logits_BTL: Tensor, labels_BT: Tensor) -> Tensor:
     """Mean cross-entropy in fp32 over labels that are not -100; 0 where there are none."""
-    _require(labels_BT.shape == logits_BTL.shape[:2], labels_BT, f"{tuple(logits_BTL.shape[:2])} classes")
-    flat = labels_BT.flatten()
-    total = nn.functional.cross_entropy(
-        logits_BTL.float().flatten(0, 1), flat, ignore_index=IGNORED, reduction="sum"
-    )
-    return total / (flat != IGNORED).sum().clamp(min=1)
+    fits = isinstance(labels_BT, Tensor) and labels_BT.shape == logits_BTL.shape[:2]
+    _require(fits, labels_BT, f"{tuple(logits_BTL.shape[:2])} classes")
+    return _mean_cross_entropy(logits_BTL.float().flatten(0, 1), labels_BT.flatten())
+
+
+def _mean_cross_entropy(logits_NL: Tensor, labels_N: Tensor) -> Tensor:
+    check_classes("labels", labels_N, logits_NL.shape[-1], IGNORED)
+    total = nn.functional.cross_entropy(logits_NL, labels_N.long(), ignore_index=IGNORED, reduction="sum")
+    return total / (labels_N != IGNORED).sum().clamp(min=1)
 
 
 def _last_tokens(
@@ -198,6 +207,9 @@ def _last_tokens(
     return h_BTH[torch.arange(len(h_BTH), device=h_BTH.device), rightmost_B]
 
 
-def _require(fits: bool, labels: Tensor, expected: str) -> None:
+def _require(fits: bool, labels: object, expected: str) -> None:
     if not fits:
-        raise ValueError(f"labels must be {expected}, found {labels.dtype} {tuple(labels.shape)}")
+        found = (
+            f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        )
+        raise ValueError(f"labels must be {expected}, found {found}")

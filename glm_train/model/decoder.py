@@ -18,10 +18,18 @@ from glm_train.model.attend import BACKENDS, Mask, PackedDocuments, padded_mask
 from glm_train.model.attention import GlmAttention
 from glm_train.model.cache import KeyValueCache
 from glm_train.model.config import GlmConfig
+from glm_train.model.inputs import (
+    check_attention_mask,
+    check_documents,
+    check_legacy_cache,
+    check_positions,
+    check_tokens,
+)
 from glm_train.model.mlp import GlmMLP
 from glm_train.model.norm import GlmRMSNorm
 from glm_train.model.outputs import BaseModelOutput
-from glm_train.model.rotary import inverse_frequencies, rotary_tables
+from glm_train.model.resize import resize_token_embeddings
+from glm_train.model.rotary import attention_scaling, inverse_frequencies, rotary_tables
 
 
 class GlmDecoderLayer(nn.Module):
@@ -95,6 +103,8 @@ class GlmModel(nn.Module):
     def set_input_embeddings(self, embeddings: nn.Embedding) -> None:
         self.embed_tokens = embeddings
 
+    resize_token_embeddings = resize_token_embeddings
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -114,55 +124,73 @@ class GlmModel(nn.Module):
         """Hidden states (B, T, H) of `input_ids` (B, T) or `inputs_embeds` (B, T, H).
 
         `attention_mask` (B, past + T) is 1 for real tokens and 0 for padding, on either side; or bool (B, 1, T,
-        past + T), True where a query sees a key. `position_ids` (B, T) default to `cache_position` (T,), which says
-        where the tokens stand in the sequence and defaults to counting from the end of the cache.
+        past + T), True where a query sees a key. `position_ids` (B, T) count on from the cache where none are given.
+        `cache_position` (T,) may say so too; other places it cannot name, because a cache only grows.
         `past_key_values` is a cache object (ours, or any with transformers' `update` and `get_seq_length`) or the
         legacy tuple, one pair a layer of (B, K, S, D), and comes back in the form it came in; where none was given,
         as the legacy tuple. `output_attentions` gives the weights of each layer, (B, N, T, S), by a slower path;
         `output_hidden_states` the stream before each layer and after the final norm. The switches default to the
         config's. `cu_seqlens` (n+1,) int32 makes the row a packed one: n documents end to end, each attending to
         itself only. A bidirectional model sees the whole document and has no cache.
+
+        Raises `ValueError` or `TypeError` naming the argument that does not fit.
         """
-        h_BTH = self._embed(input_ids, inputs_embeds)
-        causal, packed = not getattr(self.config, "bidirectional", False), cu_seqlens is not None
-        use_cache = self.config.use_cache if use_cache is None else use_cache
-        cache, legacy = _open_cache(past_key_values, use_cache and causal and not packed, causal)
+        check_tokens(input_ids, inputs_embeds, self.config)
+        h_BTH = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        rows, tokens = h_BTH.shape[:2]
+        cache = self._open_cache(past_key_values, use_cache, rows, packed=cu_seqlens is not None)
         past = cache.get_seq_length() if cache is not None else 0
+        check_attention_mask(attention_mask, rows, tokens, past)
+        check_positions(position_ids, cache_position, rows, tokens, past)
+        check_documents(cu_seqlens, max_seqlen, tokens)
         mask: Mask
         if cu_seqlens is None:
-            mask = padded_mask(
-                attention_mask, h_BTH.shape[1], past, causal=causal, cache_position_T=cache_position
-            )
+            mask = padded_mask(attention_mask, tokens, past, causal=not self.config.bidirectional)
+            default = torch.arange(past, past + tokens, device=h_BTH.device)[None]
         else:
-            mask = self._packed(cu_seqlens, max_seqlen, h_BTH, attention_mask, past_key_values)
-            if position_ids is None:
-                position_ids = _restarting_positions(cu_seqlens, h_BTH.shape[1])
-        if position_ids is None:
-            position_ids = _positions(cache_position, past, h_BTH)
+            mask = self._packed(cu_seqlens, max_seqlen, rows, attention_mask)
+            default = _restarting_positions(cu_seqlens, tokens)
         every = self._collector(output_hidden_states, "output_hidden_states")
         seen = self._collector(output_attentions, "output_attentions")
-        h_BTH = self._run(h_BTH, position_ids, mask, cache=cache, every=every, seen=seen)
+        positions_BT = default if position_ids is None else position_ids
+        h_BTH = self._run(h_BTH, positions_BT, mask, cache=cache, every=every, seen=seen)
         output = BaseModelOutput(
             last_hidden_state=h_BTH,
-            past_key_values=tuple(cache) if legacy and cache is not None else cache,
+            past_key_values=None if use_cache is False else _handed_back(cache, past_key_values),
             hidden_states=None if every is None else (*every, h_BTH),
             attentions=None if seen is None else tuple(seen),
         )
         return output if self._wanted(return_dict, "return_dict") else output.to_tuple()
 
+    def _open_cache(self, given: Any, asked: bool | None, rows: int, *, packed: bool) -> Any:
+        """The cache that this forward fills, if any."""
+        if packed or self.config.bidirectional:
+            if given is not None or asked:
+                kind = "a packed row" if packed else "a bidirectional model"
+                raise ValueError(
+                    f"{kind} is read whole, and takes neither past_key_values nor use_cache=True"
+                )
+            return None
+        if given is None:
+            return KeyValueCache() if self._wanted(asked, "use_cache") else None
+        if isinstance(given, KeyValueCache):
+            return given
+        if hasattr(given, "update") and hasattr(given, "get_seq_length"):
+            return _ForeignCache(given)
+        check_legacy_cache(given, rows, self.config)
+        return KeyValueCache.from_legacy(given)
+
     def _collector(self, asked: bool | None, name: str) -> list[Tensor] | None:
         return [] if self._wanted(asked, name) else None
 
     def _wanted(self, asked: bool | None, name: str) -> bool:
-        return getattr(self.config, name, name == "return_dict") if asked is None else asked
+        return getattr(self.config, name) if asked is None else asked
 
     def packed_hidden(
         self, input_ids_T: Tensor, position_ids_T: Tensor, cu_seqlens: Tensor, max_seqlen: int, keep_M: Tensor
     ) -> Tensor:
         """The training step's way in: normalised hidden states (M, H) at positions `keep_M` of one packed row."""
-        mask = PackedDocuments(
-            cu_seqlens, max_seqlen, self.attention_backend, not getattr(self.config, "bidirectional", False)
-        )
+        mask = PackedDocuments(cu_seqlens, max_seqlen, self.attention_backend, not self.config.bidirectional)
         return self._run(self.embed_tokens(input_ids_T[None]), position_ids_T[None], mask, keep_M=keep_M)[0]
 
     def _run(
@@ -179,7 +207,9 @@ class GlmModel(nn.Module):
         each layer's attention weights."""
         device = h_BTH.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else h_BTH.dtype
-        rotary = rotary_tables(self._frequencies(h_BTH.device), position_ids_BT, dtype)
+        rotary = rotary_tables(
+            self._frequencies(h_BTH.device), position_ids_BT, dtype, attention_scaling(self.config)
+        )
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
             if every is not None:
@@ -193,20 +223,28 @@ class GlmModel(nn.Module):
             self._inverse_frequencies = inverse_frequencies(self.config).to(device)
         return self._inverse_frequencies
 
-    def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds")
-        return self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-
     def _packed(
-        self, cu_seqlens: Tensor, max_seqlen: int | None, h_BTH: Tensor, attention_mask: object, past: object
+        self, cu_seqlens: Tensor, max_seqlen: int | None, rows: int, attention_mask: object
     ) -> PackedDocuments:
-        if h_BTH.shape[0] != 1 or attention_mask is not None or past is not None:
-            raise ValueError("cu_seqlens takes one row of packed documents, without attention_mask and cache")
+        if rows != 1 or attention_mask is not None:
+            raise ValueError("cu_seqlens takes one row of packed documents, without attention_mask")
         longest = int(cu_seqlens.diff().max()) if max_seqlen is None else max_seqlen
-        return PackedDocuments(
-            cu_seqlens, longest, self.attention_backend, not getattr(self.config, "bidirectional", False)
-        )
+        return PackedDocuments(cu_seqlens, longest, self.attention_backend, not self.config.bidirectional)
+
+
+class _ForeignCache:
+    """A cache of transformers. One of fixed size gives out all its room, of which the filled part is wanted."""
+
+    def __init__(self, cache: Any) -> None:
+        self.cache, self._start = cache, int(cache.get_seq_length())
+
+    def get_seq_length(self) -> int:
+        return self._start
+
+    def update(self, key_BKTD: Tensor, value_BKTD: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        end = self._start + key_BKTD.shape[2]
+        keys, values = self.cache.update(key_BKTD, value_BKTD, layer)
+        return keys[:, :, :end], values[:, :, :end]
 
 
 def init_weights(module: nn.Module, deviation: float) -> None:
@@ -221,25 +259,11 @@ def init_weights(module: nn.Module, deviation: float) -> None:
                     part.weight[part.padding_idx].zero_()
 
 
-def _open_cache(given: Any, wanted: bool, causal: bool) -> tuple[Any, bool]:
-    """The cache to use, and whether the caller gets it back in the legacy form."""
-    if given is None:
-        return (KeyValueCache() if wanted else None), True
-    if not causal:
-        raise ValueError("a bidirectional model sees the whole document at once and takes no past_key_values")
-    if hasattr(given, "update"):
-        return given, False
-    return KeyValueCache.from_legacy(given), True
-
-
-def _positions(cache_position_T: Tensor | None, past: int, h_BTH: Tensor) -> Tensor:
-    """Position ids (1, T) that count on from the cache, or as the caller says."""
-    tokens = h_BTH.shape[1]
-    if cache_position_T is None:
-        return torch.arange(past, past + tokens, device=h_BTH.device)[None]
-    if cache_position_T.shape != (tokens,):
-        raise ValueError(f"cache_position must be ({tokens},), found {tuple(cache_position_T.shape)}")
-    return cache_position_T[None]
+def _handed_back(cache: Any, given: Any) -> Any:
+    """The cache in the form that it came in; the legacy tuple where none was given."""
+    if cache is None or cache is given:
+        return cache
+    return given if isinstance(cache, _ForeignCache) else tuple(cache)
 
 
 def _restarting_positions(cu_seqlens: Tensor, tokens: int) -> Tensor:

@@ -7,10 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from glm_train.errors import ConfigError
 from glm_train.model.config import GlmConfig
 from glm_train.model.decoder import GlmModel, init_weights
 from glm_train.model.generation import generate
+from glm_train.model.inputs import check_classes
 from glm_train.model.outputs import CausalLMOutput
+from glm_train.model.resize import resize_token_embeddings
 
 IGNORED = -100
 
@@ -20,6 +23,11 @@ class GlmForCausalLM(nn.Module):
 
     def __init__(self, config: GlmConfig) -> None:
         super().__init__()
+        if config.bidirectional:
+            raise ConfigError(
+                "bidirectional: a causal language model must not see what it has to predict; a bidirectional body is"
+                " for GlmForTokenClassification, GlmForSequenceClassification and GlmModel"
+            )
         self.config = config
         self.model = GlmModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -34,8 +42,16 @@ class GlmForCausalLM(nn.Module):
     def get_input_embeddings(self) -> nn.Embedding:
         return self.model.embed_tokens
 
+    def set_input_embeddings(self, embeddings: nn.Embedding) -> None:
+        self.model.embed_tokens = embeddings
+
     def get_output_embeddings(self) -> nn.Linear:
         return self.lm_head
+
+    def set_output_embeddings(self, head: nn.Linear) -> None:
+        self.lm_head = head
+
+    resize_token_embeddings = resize_token_embeddings
 
     def forward(
         self,
@@ -78,20 +94,14 @@ class GlmForCausalLM(nn.Module):
             cu_seqlens=cu_seqlens,
             max_seqlen=max_seqlen,
         )
-        keep = (
-            logits_to_keep
-            if isinstance(num_logits_to_keep, int) and not num_logits_to_keep
-            else num_logits_to_keep
-        )
+        keep = _one_of(num_logits_to_keep, logits_to_keep)
         logits = self.lm_head(_kept(body.last_hidden_state, keep))
         loss = None
         if labels is not None:
             loss = causal_lm_loss(logits, labels, cu_seqlens, num_items_in_batch)
         output = CausalLMOutput(loss, logits, body.past_key_values, body.hidden_states, body.attentions)
         return (
-            output
-            if (getattr(self.config, "return_dict", True) if return_dict is None else return_dict)
-            else output.to_tuple()
+            output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
         )
 
     generate = generate
@@ -101,6 +111,8 @@ def causal_lm_loss(
     logits_BTV: Tensor, labels_BT: Tensor, cu_seqlens: Tensor | None = None, items: int | Tensor | None = None
 ) -> Tensor:
     """Next-token cross-entropy in fp32 over labels that are not -100; 0 where there are none."""
+    if not isinstance(labels_BT, Tensor):
+        raise TypeError(f"labels must be a tensor, found {type(labels_BT).__name__}")
     if logits_BTV.shape[:2] != labels_BT.shape:
         raise ValueError(
             f"labels are {tuple(labels_BT.shape)}, the logits are for {tuple(logits_BTV.shape[:2])} tokens;"
@@ -110,11 +122,28 @@ def causal_lm_loss(
     if cu_seqlens is not None:
         shifted = shifted.clone()
         shifted[:, cu_seqlens[1:].long() - 1] = IGNORED
+    check_classes("labels", labels_BT, logits_BTV.shape[-1], IGNORED)
+    if isinstance(items, int) and items < 1:
+        raise ValueError(f"num_items_in_batch must be at least 1, found {items}")
     total = nn.functional.cross_entropy(
-        logits_BTV.float().flatten(0, 1), shifted.flatten(), ignore_index=IGNORED, reduction="sum"
+        logits_BTV.float().flatten(0, 1), shifted.flatten().long(), ignore_index=IGNORED, reduction="sum"
     )
     count = (shifted != IGNORED).sum().clamp(min=1) if items is None else items
     return total / count
+
+
+def _one_of(older: int | Tensor, newer: int | Tensor) -> int | Tensor:
+    """What to keep, under whichever of its two names: a whole number from 0, or positions (n,)."""
+    given = [keep for keep in (older, newer) if isinstance(keep, Tensor) or keep != 0]
+    if len(given) > 1:
+        raise ValueError("give one of num_logits_to_keep and logits_to_keep, which is its newer name")
+    keep = given[0] if given else 0
+    if isinstance(keep, Tensor):
+        if keep.ndim != 1 or keep.dtype.is_floating_point:
+            raise ValueError(f"logits_to_keep must be (positions,), found {keep.dtype} {tuple(keep.shape)}")
+    elif type(keep) is not int or keep < 0:
+        raise ValueError(f"logits_to_keep must be a whole number of at least 0 or a tensor, found {keep!r}")
+    return keep
 
 
 def _kept(h_BTH: Tensor, keep: int | Tensor) -> Tensor:
