@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from glm_train.errors import CheckpointError, ConfigError, nearest
-from glm_train.model.config_faults import causal_faults, config_faults, dtype_name
+from glm_train.model.config_faults import config_faults, dtype_name, read_direction
 from glm_train.model.config_file import CONFIG_NAME, NOT_KEPT, read_config_file
 from glm_train.model.labels import DEFAULT_LABELS, read_labels
 from glm_train.model.presets import preset_values
-from glm_train.model.rope_settings import read_rope
+from glm_train.model.rope_settings import contradictions, read_rope
 
 # What a save says only where it is not this.
 _DEFAULTS = {
@@ -100,7 +100,6 @@ class GlmConfig:
         classifier_dropout: float | None = None,
         token_classification_bias: bool = True,
         bidirectional: bool = False,
-        is_causal: bool | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
         return_dict: bool = True,
@@ -119,10 +118,10 @@ class GlmConfig:
         self._labels, faults = read_labels(num_labels, id2label, label2id)
         self.problem_type, self.classifier_dropout = problem_type, classifier_dropout
         self.token_classification_bias = token_classification_bias
-        self.bidirectional = True if is_causal is False else bidirectional
+        self.bidirectional, more = read_direction(bidirectional, extra)
         self.output_attentions, self.output_hidden_states = output_attentions, output_hidden_states
         self.return_dict, self.extra = return_dict, extra
-        return config_faults(self, dtypes, [*rope_faults, *faults, *causal_faults(bidirectional, is_causal)])
+        return config_faults(self, dtypes, [*rope_faults, *faults, *more])
 
     @property
     def rotary_dim(self) -> int:
@@ -234,7 +233,8 @@ class GlmConfig:
         """
         known = [*_DOCUMENTED, *_OTHERS, *self.extra]
         unknown = [name for name in changes if name not in known]
-        _refuse([f"{name}: not a key of GlmConfig.{nearest(name, known)}" for name in unknown])
+        faults = [f"{name}: not a key of GlmConfig.{nearest(name, known)}" for name in unknown]
+        _refuse(faults + contradictions(changes))
         values = self.to_dict()
         del values["rope_parameters"]
         for group in _TOGETHER:
@@ -278,7 +278,7 @@ class GlmConfig:
 
 
 _DOCUMENTED = tuple(inspect.signature(GlmConfig).parameters)[:-1]  # without **others
-_OTHERS = (*tuple(inspect.signature(GlmConfig._read_others).parameters)[1:-1], "torch_dtype")
+_OTHERS = (*tuple(inspect.signature(GlmConfig._read_others).parameters)[1:-1], "torch_dtype", "is_causal")
 # Where one of a group is changed, the present values of the others are not carried over.
 _TOGETHER = (
     ("rope_scaling", "rope_parameters", "original_max_position_embeddings"),

@@ -131,13 +131,17 @@ def _head_faults(config: GlmConfig) -> list[str]:
     return faults
 
 
-def causal_faults(bidirectional: Any, is_causal: Any) -> list[str]:
-    """Faults of the two ways to say whether a token sees those after it."""
-    if is_causal is not None and not isinstance(is_causal, bool):
-        return [f"is_causal: expected true or false, found {is_causal!r}"]
-    if bidirectional is True and is_causal is True:
-        return ["bidirectional and is_causal are both true; remove one"]
-    return []
+def read_direction(bidirectional: Any, extra: dict[str, Any]) -> tuple[Any, list[str]]:
+    """Whether a token sees those after it, and the faults of the two ways to say so: `bidirectional`, and the
+    `is_causal` of transformers 5, which is taken out of `extra`."""
+    if "is_causal" not in extra:
+        return bidirectional, []
+    causal = extra.pop("is_causal")
+    if not isinstance(causal, bool):
+        return bidirectional, [f"is_causal: expected true or false, found {causal!r}"]
+    if causal and bidirectional is True:
+        return bidirectional, ["bidirectional and is_causal are both true; remove one"]
+    return (not causal if bidirectional is False else bidirectional), []
 
 
 def _relation_faults(config: GlmConfig) -> list[str]:

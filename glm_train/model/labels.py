@@ -19,6 +19,8 @@ def read_labels(num_labels: Any, id2label: Any, label2id: Any) -> tuple[dict[int
     """The names of labels 0, 1, ... in order, and what is wrong with the three values, one line each.
 
     Each may be None. JSON turns the keys of `id2label` into strings; `{"0": "no", "1": "yes"}` is read too.
+    Where `id2label` has names, a `label2id` of LABEL_0, LABEL_1, ... says nothing: transformers makes those up, and
+    leaves them in the file where somebody sets `id2label` alone.
     """
     faults: list[str] = []
     labels = inverse = None
@@ -28,7 +30,7 @@ def read_labels(num_labels: Any, id2label: Any, label2id: Any) -> tuple[dict[int
     if label2id is not None:
         pairs = label2id.items() if isinstance(label2id, dict) else ()
         inverse = _in_order("label2id", label2id, ((index, name) for name, index in pairs), faults)
-    if labels and inverse and labels != inverse:
+    if labels and inverse and inverse != labels and inverse != numbered(len(labels)):
         ids, others = ({name: index for index, name in one.items()} for one in (labels, inverse))
         first = next(name for name in [*ids, *others] if ids.get(name) != others.get(name))
         faults.append(f"label2id: does not match id2label, first at {first!r}; give one of the two")
@@ -50,14 +52,14 @@ def _in_order(
     items = [(_index(index), name) for index, name in pairs]
     indices, names = {index for index, _ in items}, [name for _, name in items]
     missing = next((n for n in range(len(items)) if n not in indices), None)
-    strange = next((name for name in names if not isinstance(name, str)), None)
+    strange = [name for name in names if not isinstance(name, str)]
     if not items:
         faults.append(f"{key}: expected an object with a name for each label, found {given!r}")
-    elif strange is not None:
-        faults.append(f"{key}: expected names as labels, found {strange!r}")
+    elif strange:
+        faults.append(f"{key}: expected names as labels, found {strange[0]!r}")
     elif missing is not None:
-        span = f"0 to {len(items) - 1}, each once"
-        faults.append(f"{key}: {len(items)} labels are numbered {span}; there is no {missing}")
+        last = len(items) - 1
+        faults.append(f"{key}: expected each number from 0 to {last} once; there is no {missing}")
     elif len(set(names)) < len(names):
         twice = sorted(names)
         name = next(one for one, other in itertools.pairwise(twice) if one == other)

@@ -84,6 +84,19 @@ def read_rope(
     return settings, _faults(settings, place)
 
 
+def contradictions(changes: dict[str, Any]) -> list[str]:
+    """Faults of changes that name a rotary setting twice: in a file one of the two wins, here neither is meant less."""
+    dicts = [name for name in ("rope_scaling", "rope_parameters") if changes.get(name)]
+    if len(dicts) == 2:
+        return ["rope_scaling and rope_parameters: two names of the same settings; give one of the two"]
+    inner = changes[dicts[0]] if dicts and isinstance(changes[dicts[0]], dict) else {}
+    return [
+        f"{name}: {changes[name]!r}, but {dicts[0]}.{name} is {inner[name]!r}; give one of the two"
+        for name in ("rope_theta", "partial_rotary_factor")
+        if name in changes and name in inner and changes[name] != inner[name]
+    ]
+
+
 def _faults(settings: dict[str, Any], place: str) -> list[str]:
     kind, expected = settings["rope_type"], ", ".join(ROPE_TYPES)
     if kind in _ELSEWHERE:
