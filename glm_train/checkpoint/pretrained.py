@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
+import re
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,18 +13,22 @@ import torch
 from torch import nn
 
 from glm_train.checkpoint.disk import disk_errors
-from glm_train.checkpoint.fit import check_sizes
 from glm_train.checkpoint.index import read_index
+from glm_train.checkpoint.new_head import check_head
 from glm_train.checkpoint.safetensors_file import strict_json
+from glm_train.checkpoint.sizes import check_sizes
 from glm_train.checkpoint.weights import MAX_SHARD_BYTES, load_weights, save_weights
 from glm_train.errors import CheckpointError
-from glm_train.hub import resolve_folder
-from glm_train.model import decoder, heads
+from glm_train.hub import read_text, resolve_folder
+from glm_train.model import classification, decoder, heads
 from glm_train.model.config import GlmConfig
 from glm_train.model.config_faults import id_faults
 
 GENERATION_NAME = "generation_config.json"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+log = logging.getLogger(__name__)
 
 
 class Pretrained(nn.Module):
@@ -34,65 +40,123 @@ class Pretrained(nn.Module):
         super().__init__(config)
         #: What generation_config.json holds: the folder's own, else stop and padding ids from the config.
         self.generation_config = _with_ids({}, config)
+        #: The parameters of a classification head that the folder lacked: random until they are trained.
+        self.new_parameters: list[str] = []
 
     @classmethod
     def from_pretrained(
         cls,
         folder_or_hub_id: str | Path,
         *,
+        config: GlmConfig | None = None,
         dtype: torch.dtype | str | None = None,
         device: str | torch.device | None = None,
         revision: str | None = None,
         torch_dtype: torch.dtype | str | None = None,
         device_map: str | torch.device | None = None,
+        **config_changes: Any,
     ) -> Self:
         """The model of a local folder or hub id, in evaluation mode (`.train()` before training).
 
+        `config` takes the place of the folder's config.json, and `config_changes` (`num_labels=5`,
+        `bidirectional=True`, `attention_dropout=0.1`, ...) change it, as `GlmConfig.with_changes` does.
         `dtype` is a torch dtype or its name; None and "auto" take the config's, else the files'. `device`
-        is where the weights go (default: CPU). `torch_dtype` and `device_map` are transformers' names for
-        the two; `device_map="auto"` is the GPU where there is one. Only safetensors are read, one tensor at
-        a time: the peak is the model plus one tensor. No code of the folder is run.
+        is where the weights go (default: CPU); on "meta" the model has no memory, and `load_weights` fills it
+        later. `torch_dtype` and `device_map` are transformers' names for the two; `device_map="auto"` is the
+        GPU where there is one. Only safetensors are read, one tensor at a time: the peak is the model plus one
+        tensor. No code of the folder is run.
 
-        Raises `CheckpointError` naming the file or tensor and the cure.
+        A folder of any head fits any other class: a head that the class lacks is not read, and a classification
+        head that the folder lacks starts from random values (torch's global seed), which is logged and kept in
+        `new_parameters`. Raises `CheckpointError` naming the file or tensor and the cure, and `ConfigError` for
+        changes that cannot be made.
         """
         folder = resolve_folder(folder_or_hub_id, revision=revision)
-        config = GlmConfig.from_pretrained(folder)
-        check_sizes(config, read_index(folder))
+        config = copy.deepcopy(config) if config is not None else GlmConfig.from_pretrained(folder)
+        if config_changes:
+            config = config.with_changes(**config_changes)
+        index = read_index(folder)
+        check_sizes(config, index)
+        check_head(cls.__name__, config, index)
         generation = _read_generation(folder, config)
         wanted = _dtype(dtype if dtype is not None else torch_dtype) or _dtype(config.dtype)
+        place = _device(device if device is not None else device_map)
         with torch.device("meta"):
             model = cls(config)
-        load_weights(
-            model, folder, dtype=wanted, device=_device(device if device is not None else device_map)
-        )
+        model.new_parameters = load_weights(model, folder, dtype=wanted, device=place)
+        if model.new_parameters:
+            _say_what_is_new(model, folder)
         model.generation_config = generation
         return model.eval()
 
     def save_pretrained(
-        self, folder: str | Path, *, max_shard_bytes: int = MAX_SHARD_BYTES, overwrite: bool = False
+        self,
+        folder: str | Path,
+        *,
+        max_shard_bytes: int = MAX_SHARD_BYTES,
+        max_shard_size: int | str | None = None,
+        overwrite: bool = False,
     ) -> None:
         """Write config.json, generation_config.json and the weights in their present dtype into `folder`.
 
-        transformers reads the folder. Other files in it (a tokenizer) are left alone. A folder that holds
-        weights already is refused unless `overwrite=True`. Raises `CheckpointError`.
+        transformers reads the folder. Files hold at most `max_shard_bytes`; `max_shard_size` is transformers'
+        name for it, which may be text ("5GB", "500MiB"). Other files in the folder (a tokenizer) are left alone.
+        A folder that holds weights already is refused unless `overwrite=True`. Raises `CheckpointError`.
         """
         folder = Path(folder)
-        save_weights(self, folder, max_shard_bytes=max_shard_bytes, overwrite=overwrite)
+        limit = max_shard_bytes if max_shard_size is None else _bytes(max_shard_size)
+        save_weights(self, folder, max_shard_bytes=limit, overwrite=overwrite)
         config = copy.copy(self.config)
         config.architectures = [_transformers_name(type(self).__name__, config.model_type)]
-        config.dtype = str(next(self.parameters()).dtype).removeprefix("torch.")
+        config.dtype = str(self.dtype).removeprefix("torch.")
         generation = json.dumps(self.generation_config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         with disk_errors(folder, len(generation), "the model's configuration"):
             config.save_pretrained(folder)
             (folder / GENERATION_NAME).write_text(generation, encoding="utf-8")
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie (the first one)."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The parameters' dtype (the first one's)."""
+        return next(self.parameters()).dtype
+
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        """How many numbers the parameters hold, those of a tied head once."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+
 
 class GlmModel(Pretrained, decoder.GlmModel):
-    """The bare decoder, which returns hidden states. Also reads a causal LM's folder, without its head."""
+    """The bare decoder, which returns hidden states."""
 
 
 class GlmForCausalLM(Pretrained, heads.GlmForCausalLM):
     """GLM with a language-modelling head."""
+
+
+class GlmForSequenceClassification(Pretrained, classification.GlmForSequenceClassification):
+    """GLM with a head that gives each document one answer."""
+
+
+class GlmForTokenClassification(Pretrained, classification.GlmForTokenClassification):
+    """GLM with a head that gives each token one answer."""
+
+
+def _say_what_is_new(model: Pretrained, folder: Path) -> None:
+    shapes = [
+        f"{name} {list(parameter.shape)}"
+        for name, parameter in model.named_parameters()
+        if name in model.new_parameters
+    ]
+    log.warning(
+        "%s holds no classification head: %s %s new, with random values; train the model before you use it",
+        folder,
+        " and ".join(shapes),
+        "is" if len(shapes) == 1 else "are",
+    )
 
 
 def _transformers_name(name: str, model_type: str) -> str:
@@ -107,6 +171,18 @@ def _dtype(value: torch.dtype | str | None) -> torch.dtype | None:
     if name not in _DTYPES:
         raise CheckpointError(f"dtype {value!r}: expected one of {', '.join(_DTYPES)} or auto")
     return _DTYPES[name]
+
+
+def _bytes(size: int | str) -> int:
+    """`5GB` is 5e9 bytes and `5GiB` 5 * 2**30, as in transformers; a number is bytes."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]I?B)", str(size).upper(), re.ASCII)
+    if isinstance(size, int) and not isinstance(size, bool):
+        return size
+    if found is None:
+        raise ValueError(
+            f"max_shard_size {size!r}: expected a number of bytes, or text such as 5GB or 500MiB"
+        )
+    return int(float(found[1]) * _UNITS[found[2]])
 
 
 def _device(value: str | torch.device | None) -> torch.device:
@@ -126,8 +202,10 @@ def _device(value: str | torch.device | None) -> torch.device:
 def _read_generation(folder: Path, config: GlmConfig) -> dict[str, Any]:
     path = folder / GENERATION_NAME
     try:
-        values = strict_json(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
+        values = strict_json(read_text(path))
+    except FileNotFoundError:
+        values = {}
+    except ValueError as error:
         raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(values).__name__}")

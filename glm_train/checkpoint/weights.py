@@ -18,8 +18,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from glm_train.checkpoint.disk import disk_errors, require_room, sync_folder, write_text
-from glm_train.checkpoint.fit import Slot, match
+from glm_train.checkpoint.fit import Place, Slot, match
 from glm_train.checkpoint.index import INDEX_NAME, SINGLE_NAME, TensorIndex, read_index
+from glm_train.checkpoint.new_head import first_values, new_head
 from glm_train.checkpoint.safetensors_file import Deferred, StoredTensor, stored_bytes, write_tensors
 from glm_train.errors import CheckpointError
 
@@ -36,19 +37,29 @@ def load_weights(
     *,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
-) -> None:
+) -> list[str]:
     """Fill every parameter and persistent buffer of `module` from a model folder.
 
     Parameters on the meta device are made on `device` in `dtype` (None: the widest floating dtype of the
     files). Parameters that have memory are filled where they are, in their own dtype: what refers to them
     stays valid. Names must agree both ways, except that a tied head may be absent or equal to the
-    embedding, rotary frequency buffers are passed over, a causal LM's folder fits a bare `GlmModel` (its
-    head is not read), and a bare model's folder fits a causal LM with tied weights.
+    embedding, rotary frequency buffers are passed over, a head that the module lacks is not read, and a
+    bare model's folder fits a causal LM with tied weights.
 
+    Returns the names of a classification head that the folder lacks. They are new: random, from torch's global
+    generator, where they lie on the meta device, and left as they are where they have memory.
     Raises `CheckpointError` listing what is missing, superfluous, or of another shape or kind.
     """
-    slots = fitting_slots(module, read_index(folder))
-    fill(module, slots, dtype or _widest(slots), device)
+    index, place = read_index(folder), torch.device(device)
+    slots, new = fitting_slots(module, index), new_head(module, index)
+    dtype = dtype or _widest(slots)
+    fill(module, slots, dtype, place)
+    with torch.no_grad():
+        for part in new:
+            if part.target.is_meta:
+                values = part.target if place.type == "meta" else first_values(module, part)
+                _fill(module, part, values, dtype, place)
+    return [name for part in new for name in part.names]
 
 
 def fitting_slots(module: nn.Module, index: TensorIndex) -> list[Slot]:
@@ -142,7 +153,7 @@ def _read(file: Path, slots: list[Slot]) -> Iterator[tuple[Slot, Tensor]]:
         raise CheckpointError(f"{file}: cannot be read: {error}") from None
 
 
-def _fill(module: nn.Module, slot: Slot, tensor: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+def _fill(module: nn.Module, slot: Place, tensor: Tensor, dtype: torch.dtype, device: torch.device) -> None:
     """Copy `tensor` into the slot; where that has no memory, make it, once for all names that share it."""
     if slot.target.device.type != "meta":
         slot.target.copy_(tensor)
