@@ -1,0 +1,41 @@
+"""The sound folders that every hostile one is made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+    "eos_token_id": [0, 1, 2],
+}
+
+
+@pytest.fixture(scope="session")
+def sound_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model in one file. Read only."""
+    return _save(tmp_path_factory.mktemp("sound") / "model", 10**9)
+
+
+@pytest.fixture(scope="session")
+def sharded_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model in several files with their index. Read only."""
+    return _save(tmp_path_factory.mktemp("sharded") / "model", 8000)
+
+
+def _save(folder: Path, max_shard_bytes: int) -> Path:
+    from glm_train import GlmConfig, GlmForCausalLM
+
+    torch.manual_seed(0)
+    GlmForCausalLM(GlmConfig(**SHAPE)).save_pretrained(folder, max_shard_bytes=max_shard_bytes)
+    return folder
