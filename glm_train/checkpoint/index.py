@@ -25,7 +25,7 @@ from glm_train.errors import CheckpointError
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.npy", "*.npz", "*.joblib", "*.distcp")
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors", re.ASCII)
 
 
@@ -62,7 +62,7 @@ def read_stored(folder: Path) -> dict[str, StoredTensor]:
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder")
     if _exists(folder / SINGLE_NAME):
-        return read_header(_weight_file(folder, SINGLE_NAME))
+        return read_header(file_inside(folder, SINGLE_NAME))
     if _exists(folder / INDEX_NAME):
         return _read_shards(folder, _read_weight_map(folder))
     raise CheckpointError(_nothing_to_read(folder))
@@ -121,7 +121,7 @@ def _read_shards(folder: Path, weight_map: dict[str, str]) -> dict[str, StoredTe
     """The headers of all shards, which must hold exactly what the index says."""
     found: dict[str, StoredTensor] = {}
     for shard in sorted(set(weight_map.values())):
-        for name, tensor in read_header(_weight_file(folder, shard)).items():
+        for name, tensor in read_header(file_inside(folder, shard)).items():
             if name in found:
                 raise CheckpointError(
                     f"{folder}: tensor {name!r} lies in two shards, {found[name].file.name} and {shard}. "
@@ -145,7 +145,9 @@ def _read_shards(folder: Path, weight_map: dict[str, str]) -> dict[str, StoredTe
     return found
 
 
-def _weight_file(folder: Path, name: str) -> Path:
+def file_inside(folder: Path, name: str) -> Path:
+    """The regular file `name` of a model folder. Raises `CheckpointError`: missing, something else, or a link that
+    leads out of the model."""
     path = _inside(folder, name)
     try:
         if not stat.S_ISREG(path.stat().st_mode):
