@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from glm_train.errors import CheckpointError, ConfigError, nearest
+from glm_train.model import chatglm_config
 from glm_train.model.config_faults import config_faults, dtype_name, read_direction
 from glm_train.model.config_file import CONFIG_NAME, NOT_KEPT, read_config_file
 from glm_train.model.labels import DEFAULT_LABELS, read_labels
@@ -201,15 +202,16 @@ class GlmConfig:
         return cls(**preset_values(name))
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> GlmConfig:
-        """The configuration in a config.json's dict. Unknown keys are kept."""
+    def from_dict(cls, values: dict[str, Any], folder: Path | None = None) -> GlmConfig:
+        """The configuration in a config.json's dict. Unknown keys are kept; the original release's layout
+        (`model_type: chatglm`) is translated. `folder` is where its weights lie, which tell GLM-4-0414 apart."""
+        if values.get("model_type") == chatglm_config.MODEL_TYPE:
+            values = chatglm_config.to_hugging_face(values, folder)
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """What config.json holds: the documented keys, both forms of the rotary settings, and `extra`.
-
-        Labels and other keys of a head are there only where they are not transformers' defaults.
-        """
+        """What config.json holds: the documented keys, both forms of the rotary settings, and `extra`. Labels and
+        other keys of a head are there only where they are not transformers' defaults."""
         values = {**self.extra, "model_type": self.model_type, "architectures": self.architectures}
         values |= {name: getattr(self, name) for name in _DOCUMENTED}
         values |= {k: getattr(self, k) for k, default in _DEFAULTS.items() if getattr(self, k) != default}
@@ -255,7 +257,7 @@ class GlmConfig:
         """
         path, values = read_config_file(folder_or_hub_id, revision)
         try:
-            config = cls.from_dict(values)
+            config = cls.from_dict(values, path.parent)
         except ConfigError as error:
             raise CheckpointError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
         except RecursionError:

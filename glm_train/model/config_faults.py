@@ -42,7 +42,7 @@ def config_faults(config: GlmConfig, dtypes: Mapping[str, Any], found: Sequence[
     says under both names of the dtype; `found` are faults that reading the values found already."""
     if config.model_type not in MODEL_TYPES:
         cure = (
-            "this is the remote-code layout of the original release; use the checkpoint's -hf folder"
+            "this is the layout of the original release; GlmConfig.from_pretrained and from_dict translate it"
             if config.model_type == "chatglm"
             else f"expected one of {', '.join(MODEL_TYPES)}.{nearest(str(config.model_type), MODEL_TYPES)}"
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from glm_train.errors import CheckpointError
-from glm_train.hub import resolve_folder
+from glm_train.hub import read_text, resolve_folder
 from glm_train.model.config_faults import MODEL_TYPES
 
 CONFIG_NAME = "config.json"
@@ -28,12 +28,12 @@ def read_config_file(folder_or_hub_id: str | Path, revision: str | None) -> tupl
     folder = resolve_folder(folder_or_hub_id, revision=revision, allow_patterns=[CONFIG_NAME])
     path = folder / CONFIG_NAME
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_text(path))
     except FileNotFoundError:
         raise CheckpointError(
             f"{folder}: no {CONFIG_NAME}. A model folder holds {CONFIG_NAME} and safetensors files."
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(values).__name__}")

@@ -213,7 +213,7 @@ def test_kv_heads_and_head_dim_default_from_the_heads() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model_type": "chatglm"}, "-hf folder"),
+        ({"model_type": "chatglm"}, "padded_vocab_size"),
         ({"model_type": "glm_4"}, "Did you mean"),
         ({"hidden_size": "4096"}, "hidden_size: expected a positive whole number"),
         ({"num_hidden_layers": 0}, "num_hidden_layers"),
@@ -250,6 +250,11 @@ def test_kv_heads_and_head_dim_default_from_the_heads() -> None:
 def test_values_that_make_no_model_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         GlmConfig.from_dict({"model_type": "glm", **values})
+
+
+def test_the_original_layout_is_named_where_its_values_are_not() -> None:
+    with pytest.raises(ConfigError, match="from_pretrained and from_dict translate it"):
+        GlmConfig(model_type="chatglm")
 
 
 def test_all_faults_are_listed_at_once() -> None:
