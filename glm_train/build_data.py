@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glm_train.checkpoint.vocabulary import check_vocabulary
 from glm_train.data.prepare import prepare_chat
+from glm_train.data.sources import files_of, find_sources
 from glm_train.data.split import split_validation
 from glm_train.data.store import ExampleStore
+from glm_train.data.weights import weigh
 from glm_train.model.config import GlmConfig
 from glm_train.text.tokenizer import GlmTokenizer
 
@@ -27,8 +30,22 @@ def build_tokenizer(config: RunConfig) -> tuple[GlmTokenizer, GlmConfig]:
 
 
 def build_data(config: RunConfig, tokenizer: GlmTokenizer) -> tuple[ExampleStore, ExampleStore | None]:
-    """Training and validation examples, tokenised, from the cache where it has them."""
+    """Training and validation examples, tokenised, from the cache where it has them.
+
+    Training examples stand as often as the weights of their files say.
+    """
+    train, validation, weights = prepare_data(config, tokenizer)
+    return weigh(train, weights, config.seed), validation
+
+
+def prepare_data(
+    config: RunConfig, tokenizer: GlmTokenizer
+) -> tuple[ExampleStore, ExampleStore | None, dict[Path, float]]:
+    """Training and validation examples, each once, and the weight of each training file."""
     settings = config.data
+    # All files of both are found before the first is read: that one may take an hour.
+    sources = find_sources(settings.train, split="train")
+    held_out = find_sources(settings.validation or (), split="validation")
     prepare = partial(
         prepare_chat,
         tokenizer=tokenizer,
@@ -36,12 +53,15 @@ def build_data(config: RunConfig, tokenizer: GlmTokenizer) -> tuple[ExampleStore
         train_on=settings.train_on,
         max_length=settings.max_length,
         truncation=settings.truncation,
+        stop_token=settings.stop_token,
+        on_error=settings.on_error,
         cache_dir=settings.cache_dir,
         workers=settings.workers,
     )
-    train = prepare(settings.train)
-    if settings.validation is not None:
-        return train, prepare(settings.validation)
+    weights = {file: source.weight for source in sources for file in source.files}
+    train = prepare(files_of(sources))
+    if held_out:
+        return train, prepare(files_of(held_out)), weights
     if settings.validation_fraction is not None:
-        return split_validation(train, settings.validation_fraction, config.seed)
-    return train, None
+        return *split_validation(train, settings.validation_fraction, config.seed), weights
+    return train, None, weights

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+from glm_train.data.source_names import MAX_WEIGHT, is_usable, split_weight
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -36,6 +38,15 @@ def _is_nameable(path: str) -> bool:
         return False
 
 
+def _weighs_something(name: str) -> bool:
+    weight = split_weight(name)[1]
+    return weight is None or is_usable(weight)
+
+
+def _weighs_nothing(name: str) -> bool:
+    return split_weight(name)[1] is None
+
+
 AtLeastOne = Annotated[int, Limit("at least 1", lambda value: value >= 1)]
 NotNegative = Annotated[int, Limit("0 or more", lambda value: value >= 0)]
 Seed = Annotated[int, Limit("from 0 to 4294967295", lambda value: 0 <= value < 2**32)]
@@ -56,4 +67,15 @@ FilePath = Annotated[
     Limit("a path, not an empty text", lambda value: value.strip() != ""),
     Limit("a path that a file can have, without NUL or other impossible characters", _is_nameable),
 ]
-FilePaths = Annotated[tuple[FilePath, ...], Limit("at least one file", lambda value: len(value) >= 1)]
+# A data file, a folder that `datasets` saved, or the id of a data set on the hub: see `data/sources.py`.
+TrainSource = Annotated[
+    FilePath,
+    Limit(f"a name with a weight above 0 and at most {MAX_WEIGHT:g} after its colon", _weighs_something),
+]
+ValidationSource = Annotated[
+    FilePath, Limit("a name without a weight: weights are read in data.train alone", _weighs_nothing)
+]
+TrainSources = Annotated[tuple[TrainSource, ...], Limit("at least one file", lambda value: len(value) >= 1)]
+ValidationSources = Annotated[
+    tuple[ValidationSource, ...], Limit("at least one file", lambda value: len(value) >= 1)
+]

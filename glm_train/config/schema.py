@@ -14,7 +14,6 @@ from glm_train.config.limits import (
     AtLeastOne,
     Beta,
     FilePath,
-    FilePaths,
     NotNegative,
     NotNegativeReal,
     OneForNow,
@@ -24,6 +23,8 @@ from glm_train.config.limits import (
     Seed,
     Share,
     Text,
+    TrainSources,
+    ValidationSources,
 )
 
 _FP16 = "the activations of GLM-4 pass the largest fp16 number and the loss becomes nan; use bf16-mixed"
@@ -52,6 +53,16 @@ Precision = Annotated[
     ),
 ]
 
+_MESSAGES = "both OpenAI's layout and GLM's own are named messages here"
+_SUFFIX = "a file's suffix says how it is written; this key names the layout of its records"
+ChatLayout = Annotated[
+    Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion"],
+    Refusal(
+        dict.fromkeys(("openai", "chatml", "glm", "glm4", "chatglm"), _MESSAGES)
+        | dict.fromkeys(("json", "jsonl", "csv", "tsv", "parquet", "arrow"), _SUFFIX)
+    ),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class GlmModelSettings:
@@ -76,12 +87,14 @@ class ChatData:
     """Conversations: which files, how they become tokens, which tokens are trained."""
 
     name: Literal["chat"] = "chat"
-    train: FilePaths  # one file or a list
-    validation: FilePaths | None = None  # one file or a list; null: none, but see validation_fraction
+    train: TrainSources  # one file, folder or hub id, or a list of them; `name:2` stands twice in an epoch
+    validation: ValidationSources | None = None  # likewise; null: none, but see validation_fraction
     validation_fraction: Share | None = None  # share of the training conversations held out for validation
-    format: Literal["auto", "messages"] = "auto"  # layout of a record; auto: recognised
+    format: ChatLayout = "auto"  # layout of a record; auto: recognised, each record for itself
+    on_error: Literal["error", "skip"] = "error"  # of a faulty record; skip: left out, counted and reported
     max_length: AtLeastOne = 2048  # tokens of one conversation
     train_on: Literal["assistant", "last_assistant", "all"] = "assistant"  # which turns carry the loss
+    stop_token: Literal["role", "endoftext"] = "role"  # trained at the end of a turn; role: the next role's
     truncation: Literal["oldest_turns", "drop", "error"] = "oldest_turns"  # of conversations over max_length
     packing: bool = True  # fill microbatches up to batch.tokens; false: batch.documents each, or one
     workers: NotNegative = 0  # loader processes beside the main one

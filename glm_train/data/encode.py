@@ -1,7 +1,7 @@
 """Records become token ids, in this process or in several, in file order whatever the number of processes.
 
-    files -> records -> chunks of records -> encoded chunks
-                                             each up to its first fault
+    files -> records and faults -> chunks of them -> encoded chunks
+                                                     each up to its first fault, or with faults skipped
 
 A new task brings its own `Encoder` and shares the rest.
 """
@@ -9,6 +9,7 @@ A new task brings its own `Encoder` and shares the rest.
 from __future__ import annotations
 
 import multiprocessing
+import re
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -19,59 +20,86 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from glm_train.data.records import Record, read_records
+from glm_train.data.records import Fault, Record, read_items
 from glm_train.errors import DataError
 from glm_train.text.chat import ExampleTooLong
 
 CHUNK_RECORDS = 64
+TOO_LONG = "longer than data.max_length"
+FAULTY = "faulty: "  # what the reason begins with for which a faulty record is left out
 
 _worker_encoder: Encoder | None = None
 
 
-def encode_files(paths: list[Path], encoder: Encoder, *, workers: int) -> Iterator[Result]:
+def encode_files(
+    paths: list[Path], encoder: Encoder, *, workers: int, skip: bool = False
+) -> Iterator[Result]:
     """For each chunk of records: the index of its file, its examples, and the fault that ended it, if any.
 
-    The first fault that comes out is the first one in the files; the caller raises it. With `workers` above 1
-    that many processes encode; each gets the encoder pickled.
+    With `skip`, a faulty record is an example that is dropped, and only a fault behind which the file cannot be
+    read ends a chunk. The first fault that comes out is the first one in the files; the caller raises it. With
+    `workers` above 1 that many processes encode; each gets the encoder pickled.
     """
-    chunks = _chunks(paths)
+    chunks = _chunks(paths, skip)
     if workers > 1:
         return _encode_parallel(chunks, encoder, workers)
     return (_encode_chunk(chunk, encoder) for chunk in chunks)
 
 
-def _chunks(paths: list[Path]) -> Iterator[_Chunk]:
-    """Runs of records of one file; a fault of the file ends the last one."""
+def reason_of(error: DataError) -> str:
+    """The kind of a fault, the same for all records that have it: its message without places, values and cure.
+
+    `messages[3]: it has the role 'asistant'. Use one of: ...` -> `it has the role '...'`
+    """
+    text = str(error).splitlines()[0]
+    text = re.sub(r"^(`?\w+(\[\d+\])+(\.\w+)*`?:? )+", "", text)
+    text = re.sub(r"'[^']*'|\"[^\"]*\"", "'...'", text)
+    text = re.split(r"[.;] |: (?=it has|the )|[.;:]$", text)[0]
+    return re.sub(r"\d[\d,]*", "N", text)[:100]
+
+
+def _chunks(paths: list[Path], skip: bool) -> Iterator[_Chunk]:
+    """Runs of records of one file; a fault that ends the file, or with which the run is to stop, ends the last."""
     for file, path in enumerate(paths):
-        records: list[Record] = []
+        items: list[Record | Fault] = []
         error = None
         try:
-            for record in read_records(path):
-                records.append(record)
-                if len(records) == CHUNK_RECORDS:
-                    yield _Chunk(file, records)
-                    records = []
+            for item in read_items(path):
+                if isinstance(item, Fault) and not skip:
+                    error = item.placed()
+                    break
+                items.append(item)
+                if len(items) == CHUNK_RECORDS:
+                    yield _Chunk(file, items, skip)
+                    items = []
         except DataError as found:
             error = found
-        if records or error:
-            yield _Chunk(file, records, error)
+        if items or error:
+            yield _Chunk(file, items, skip, error)
         if error:
             return
 
 
 def _encode_chunk(chunk: _Chunk, encoder: Encoder | None = None) -> Result:
-    """The chunk's examples up to its first fault, and that fault."""
+    """The chunk's examples, up to its first fault where faults are not skipped, and that fault."""
     encoder = encoder or _worker_encoder
     assert encoder is not None
     examples: list[Encoded] = []
-    for record in chunk.records:
+    for item in chunk.items:
         try:
-            example = encoder(record.value)
+            if isinstance(item, Fault):
+                raise item.error
+            example = encoder(item.value)
         except ExampleTooLong:
-            example = Encoded(dropped="longer than data.max_length")
+            example = Encoded(dropped=TOO_LONG)
         except DataError as error:
-            return chunk.file, examples, error.at(record.path, record.line)
-        example.line = record.line
+            if not chunk.skip:
+                return chunk.file, examples, error.at(item.path, item.line)
+            example = Encoded(dropped=FAULTY + reason_of(error))
+        except Exception as error:  # a fault of ours: say at least where it was met
+            error.add_note(f"while reading {item.path}:{item.line}")
+            raise
+        example.line = item.line
         examples.append(example)
     return chunk.file, examples, chunk.error
 
@@ -129,7 +157,8 @@ class Encoder(Protocol):
 @dataclass(frozen=True)
 class _Chunk:
     file: int
-    records: list[Record]
+    items: list[Record | Fault]
+    skip: bool
     error: DataError | None = None
 
 

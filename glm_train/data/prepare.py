@@ -16,17 +16,18 @@ from typing import Any
 import numpy as np
 
 from glm_train.data.cache import cached_folder, default_cache_dir, file_digest
-from glm_train.data.chat_formats import CHAT_FORMATS, detect_chat_format
-from glm_train.data.encode import Encoded, Encoder, encode_files
-from glm_train.data.records import read_records
+from glm_train.data.chat_formats import CHAT_FORMATS, parse_chat
+from glm_train.data.encode import FAULTY, Encoded, Encoder, encode_files
+from glm_train.data.records import check_file, format_of
 from glm_train.data.store import ExampleStore, ExampleWriter, PrepareReport, is_complete, trained_tokens
 from glm_train.errors import ConfigError, DataError, nearest
 from glm_train.text.chat import encode_chat
 from glm_train.text.tokenizer import GlmTokenizer
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 PARALLEL_BYTES = 8 * 1024 * 1024  # below this, starting processes takes longer than they save
-SHOWN_PLACES = 3
+SHOWN_PLACES, SHOWN_REASONS = 3, 20
+ON_ERROR = ("error", "skip")
 
 
 def prepare_chat(
@@ -37,6 +38,8 @@ def prepare_chat(
     train_on: str = "assistant",
     max_length: int | None = None,
     truncation: str = "oldest_turns",
+    stop_token: str = "role",
+    on_error: str = "error",
     cache_dir: str | Path | None = None,
     workers: int = 0,
 ) -> ExampleStore:
@@ -45,7 +48,8 @@ def prepare_chat(
     Args:
         files: data files, in the order in which their examples are to stand.
         format: a name in `CHAT_FORMATS`, or "auto" to recognise each record's.
-        train_on, max_length, truncation: as for `text.chat.encode_chat`.
+        train_on, max_length, truncation, stop_token: as for `text.chat.encode_chat`.
+        on_error: what to do with a faulty record: "error" stops at the first; "skip" leaves it out and counts it.
         cache_dir: where prepared data is kept; default `$GLM_TRAIN_CACHE`, else `~/.cache/glm-train`.
         workers: processes that tokenise large files; 0 and 1 mean this process. The result is the same.
 
@@ -53,42 +57,54 @@ def prepare_chat(
     out and counted in the store's report.
 
     Raises:
-        ConfigError: an unknown format.
-        DataError: a file or record cannot be used (the first one, with file and line), or no example is left.
+        ConfigError: an unknown format or `on_error`.
+        DataError: a file or record cannot be used (the first one, with file and line), every record of a file
+            is faulty, or no example is left.
     """
     if format != "auto" and format not in CHAT_FORMATS:
         known = ("auto", *CHAT_FORMATS)
         raise ConfigError(
             f"data.format={format!r} is unknown. Use one of: {', '.join(known)}.{nearest(format, known)}"
         )
-    encoder = ChatEncoder(tokenizer, format, train_on, max_length, truncation)
-    return prepare(files, encoder, cache_dir=cache_dir, workers=workers)
+    encoder = ChatEncoder(tokenizer, format, train_on, max_length, truncation, stop_token)
+    return prepare(files, encoder, on_error=on_error, cache_dir=cache_dir, workers=workers)
 
 
 def prepare(
-    files: Sequence[str | Path], encoder: Encoder, *, cache_dir: str | Path | None = None, workers: int = 0
+    files: Sequence[str | Path],
+    encoder: Encoder,
+    *,
+    on_error: str = "error",
+    cache_dir: str | Path | None = None,
+    workers: int = 0,
 ) -> ExampleStore:
     """The examples that `encoder` makes of the records of `files`, in file order. See `prepare_chat`."""
     if not files:
         raise DataError("no data file is named. Set data.train.")
+    if on_error not in ON_ERROR:
+        raise ConfigError(f"data.on_error={on_error!r} is unknown. Use one of: {', '.join(ON_ERROR)}.")
     began = time.perf_counter()
     paths = [Path(path) for path in files]
     for path in paths:
-        read_records(path)  # its own checks of the file, before anything is hashed
+        check_file(path)  # before anything is hashed
     states = [_state(path) for path in paths]
-    key = _key(paths, encoder)
-    build = partial(_build, paths=paths, states=states, encoder=encoder, workers=workers)
+    skip = on_error == "skip"
+    key = _key(paths, encoder, skip)
+    build = partial(_build, paths=paths, states=states, encoder=encoder, workers=workers, skip=skip)
     folder, hit = cached_folder(
         Path(cache_dir) if cache_dir else default_cache_dir(), key, is_complete=is_complete, build=build
     )
     return ExampleStore(folder, [str(p) for p in paths], cache_hit=hit, seconds=time.perf_counter() - began)
 
 
-def _build(folder: Path, *, paths: list[Path], states: list[tuple], encoder: Encoder, workers: int) -> None:
+def _build(
+    folder: Path, *, paths: list[Path], states: list[tuple], encoder: Encoder, workers: int, skip: bool
+) -> None:
     parallel = workers > 1 and sum(size for size, _ in states) >= PARALLEL_BYTES
-    tally = _Tally()
+    tally = _Tally(paths)
     with ExampleWriter(folder) as writer:
-        for file, examples, error in encode_files(paths, encoder, workers=workers if parallel else 0):
+        results = encode_files(paths, encoder, workers=workers if parallel else 0, skip=skip)
+        for file, examples, error in results:
             for example in examples:
                 if tally.keep(example, file):
                     writer.append(example.input_ids, example.labels, file=file, line=example.line)
@@ -99,7 +115,8 @@ def _build(folder: Path, *, paths: list[Path], states: list[tuple], encoder: Enc
                 raise DataError(
                     f"{path}: the file changed while it was read. Start again when it is complete."
                 )
-        tally.refuse_nothing_left(paths)
+        tally.refuse_faulty_files()
+        tally.refuse_nothing_left()
         writer.finish(tally.report(), tally.dropped_at)
 
 
@@ -108,13 +125,14 @@ def _state(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _key(paths: list[Path], encoder: Encoder) -> str:
+def _key(paths: list[Path], encoder: Encoder, skip: bool) -> str:
     """SHA-256 over everything that decides the examples: contents, tokenizer, settings and our own code."""
     parts = {
         "cache": CACHE_VERSION,
         "code": _code_digest(),
-        "tokenizers": version("tokenizers"),
-        "files": [(path.stat().st_size, file_digest(path)) for path in paths],
+        "libraries": [version("tokenizers"), version("pyarrow")],
+        "files": [(format_of(path), path.stat().st_size, file_digest(path)) for path in paths],
+        "skip": skip,
         "encoder": encoder.settings(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
@@ -124,8 +142,9 @@ def _code_digest() -> str:
     """A hash of the source that turns records into tokens, so that no cache outlives a change of it."""
     here = Path(__file__).parent
     own = [here / f"{name}.py" for name in ("records", "chat_formats", "encode", "prepare", "store")]
+    folders = [here / "readers", here / "formats", here.parent / "text"]
     digest = hashlib.sha256()
-    for source in [*own, *sorted((here.parent / "text").glob("*.py"))]:
+    for source in [*own, *(file for folder in folders for file in sorted(folder.glob("*.py")))]:
         digest.update(source.read_bytes())
     return digest.hexdigest()
 
@@ -139,15 +158,16 @@ class ChatEncoder:
     train_on: str
     max_length: int | None
     truncation: str
+    stop_token: str
 
     def __call__(self, value: dict[str, Any]) -> Encoded:
-        name = detect_chat_format(value) if self.format == "auto" else self.format
         chat = encode_chat(
             self.tokenizer,
-            CHAT_FORMATS[name](value),
+            parse_chat(value, self.format),
             train_on=self.train_on,
             max_length=self.max_length,
             truncation=self.truncation,
+            **({} if self.stop_token == "role" else {"stop_token": self.stop_token}),
         )
         labels = np.asarray(chat.labels, np.int32)
         if trained_tokens(labels) == 0:
@@ -162,14 +182,17 @@ class ChatEncoder:
             "train_on": self.train_on,
             "max_length": self.max_length,
             "truncation": self.truncation,
+            "stop_token": self.stop_token,
         }
 
 
 class _Tally:
     """Counts what becomes of the records."""
 
-    def __init__(self) -> None:
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
         self.counts: Counter[str] = Counter()
+        self.records, self.faulty = [0] * len(paths), [0] * len(paths)
         self.longest = 0
         self.dropped: Counter[str] = Counter()
         self.dropped_at: dict[str, list[tuple[int, int]]] = {}
@@ -177,11 +200,9 @@ class _Tally:
     def keep(self, example: Encoded, file: int) -> bool:
         """Count one record; whether it is an example."""
         self.counts["records"] += 1
+        self.records[file] += 1
         if example.dropped:
-            self.dropped[example.dropped] += 1
-            places = self.dropped_at.setdefault(example.dropped, [])
-            if len(places) < SHOWN_PLACES:
-                places.append((file, example.line))
+            self._drop(example.dropped, file, example.line)
             return False
         self.longest = max(self.longest, len(example.input_ids))
         self.counts.update(
@@ -194,17 +215,37 @@ class _Tally:
         )
         return True
 
-    def refuse_nothing_left(self, paths: list[Path]) -> None:
-        if self.counts["examples"]:
-            return
-        reasons = [
-            f"{count} {reason} (first: {paths[file]}:{line})"
+    def _drop(self, reason: str, file: int, line: int) -> None:
+        if reason.startswith(FAULTY):
+            self.faulty[file] += 1
+            if reason not in self.dropped and len(self.dropped) >= SHOWN_REASONS:
+                reason = FAULTY + "in other ways"
+        self.dropped[reason] += 1
+        places = self.dropped_at.setdefault(reason, [])
+        if len(places) < SHOWN_PLACES:
+            places.append((file, line))
+
+    def refuse_faulty_files(self) -> None:
+        """A file of which nothing can be used is a wrong file, not a file with faults."""
+        for path, records, faulty in zip(self.paths, self.records, self.faulty, strict=True):
+            if records and records == faulty:
+                raise DataError(
+                    f"{path}: every one of its {records} records is faulty: {self._reasons()}. Name the layout of"
+                    " its records with data.format, or take the file out; data.on_error=error shows the first fault."
+                )
+
+    def refuse_nothing_left(self) -> None:
+        if not self.counts["examples"]:
+            raise DataError(
+                f"no example is left of {self.counts['records']} records: {self._reasons()}."
+                " Raise data.max_length, or change data.train_on or the data."
+            )
+
+    def _reasons(self) -> str:
+        return "; ".join(
+            f"{count} {reason} (first: {self.paths[file]}:{line})"
             for reason, count in self.dropped.items()
             for file, line in self.dropped_at[reason][:1]
-        ]
-        raise DataError(
-            f"no example is left of {self.counts['records']} records: {'; '.join(reasons)}."
-            " Raise data.max_length, or change data.train_on or the data."
         )
 
     def report(self) -> PrepareReport:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from glm_train.data import records
-from glm_train.data.records import read_records
+from glm_train.data.readers import record
+from glm_train.data.records import READERS, Fault, Record, read_items, read_records
 from glm_train.errors import DataError
 
 GOOD = b'{"a": 1}\n'
@@ -30,12 +32,11 @@ def refusal(path: Path) -> str:
 
 MALFORMED = {
     "bad UTF-8": (GOOD + b'{"a": "\xff"}\n', 2, "byte 0xff at column 8 is not UTF-8"),
-    "UTF-16": ("\ufeff{}".encode("utf-16-le"), 1, "save it as UTF-8"),
     "NUL byte": (GOOD + b'{"a": "\0"}\n', 2, "NUL byte"),
     "truncated JSON": (GOOD + b'{"a": 1, "b', 2, "not JSON: Unterminated string starting at at column 10"),
     "two values": (b'{"a": 1} {"b": 2}\n', 1, "Extra data at column 10"),
-    "pretty-printed": (b'{\n  "a": 1\n}\n', 1, "one JSON value over many lines"),
-    "array over lines": (b'[{"a": 1},\n{"a": 2}]\n', 1, "one JSON value over many lines"),
+    "pretty-printed": (b'{\n  "a": 1\n}\n', 1, "one JSON object over many lines"),
+    "array over lines": (b'[{"a": 1},\n{"a": 2}]\n', 1, "name it .json"),
     "array": (b'[{"a": 1}]\n', 1, "a JSON array, not an object"),
     "string": (b'"a"\n', 1, "a JSON string, not an object"),
     "null": (b"null\n", 1, "a JSON null, not an object"),
@@ -109,9 +110,35 @@ def test_device_is_refused() -> None:
     assert "not a regular file" in refusal(Path("/dev/null"))
 
 
-@pytest.mark.parametrize("name", ["data.csv", "data.jsonl.gz", "data"])
+@pytest.mark.parametrize("name", ["data.txt", "data.xlsx", "data"])
 def test_unknown_suffix_lists_the_known(tmp_path: Path, name: str) -> None:
-    assert "Use one of: .jsonl, .ndjson" in refusal(write(tmp_path, GOOD, name))
+    assert "Use one of: .arrow, .csv, .json, .jsonl, .ndjson, .parquet, .tsv" in refusal(
+        write(tmp_path, GOOD, name)
+    )
+
+
+def test_compressed_files_are_refused_unread(tmp_path: Path) -> None:
+    bomb = gzip.compress(b'{"a": 1}\n' * 1_000_000)
+    by_name = write(tmp_path, bomb, "data.jsonl.gz")
+    assert refusal(by_name) == f"{by_name}: compressed files are not read. Unpack it, with gunzip."
+    disguised = write(tmp_path, bomb)
+    assert "gzip-compressed, and compressed files are not read. Unpack it, with gunzip" in refusal(disguised)
+
+
+@pytest.mark.parametrize(
+    ("start", "what"),
+    [
+        (b"PAR1\x00\x00", "a Parquet file. Name it .parquet"),
+        (b"ARROW1\x00\x00", "an Arrow file. Name it .arrow"),
+        (b"PK\x03\x04", "a zip archive or a spreadsheet"),
+        ('{"a": 1}'.encode("utf-16"), "UTF-16 text. Save it as UTF-8"),
+        ("\ufeff{}".encode("utf-16-be"), "UTF-16 text. Save it as UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "tsv"])
+def test_other_kinds_under_the_name_of_a_text(tmp_path: Path, start: bytes, what: str, suffix: str) -> None:
+    path = write(tmp_path, start, f"data.{suffix}")
+    assert refusal(path).startswith(f"{path}: the file is {what}")
 
 
 def test_dangling_link_is_a_missing_file(tmp_path: Path) -> None:
@@ -121,9 +148,29 @@ def test_dangling_link_is_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_overlong_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "MAX_LINE_BYTES", 1 << 20)
-    path = write(tmp_path, GOOD + b'{"a": "' + b"x" * (1 << 20) + b'"}\n')
+    monkeypatch.setattr(record, "MAX_RECORD_BYTES", 1 << 20)
+    path = write(tmp_path, GOOD + b'{"a": "' + b"x" * (3 << 20) + b'"}\n' + GOOD)
     assert refusal(path).startswith(f"{path}:2: the line is longer than 1 MiB")
+    items = list(read_items(path))
+    assert [(type(item), item.line) for item in items] == [(Record, 1), (Fault, 2), (Record, 3)]
+
+
+def test_faults_stand_in_the_place_of_their_records(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD + b"{broken\n\n" + b"[1]\n" + GOOD)
+    items = list(read_items(path))
+    assert [(type(item), item.line) for item in items] == [(Record, 1), (Fault, 2), (Fault, 4), (Record, 5)]
+    assert str(items[2].placed()) == f"{path}:4: {items[2].error}"
+
+
+def test_disk_that_fails_is_said_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, GOOD)
+
+    def fail(_: Path) -> Iterator[Record]:
+        yield Record({}, str(path), 1)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setitem(READERS, "jsonl", fail)
+    assert refusal(path) == f"{path}: cannot be read to its end: Input/output error."
 
 
 def test_mark_line_endings_and_blank_lines(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from glm_train.data.chat_formats import CHAT_FORMATS, detect_chat_format, parse_messages
+from glm_train.data.chat_formats import parse_chat
+from glm_train.data.formats.messages import parse_messages
 from glm_train.errors import DataError
 from glm_train.text.messages import Message
 
@@ -35,7 +36,7 @@ def chat(*messages: Any, **top: Any) -> dict[str, Any]:
 
 def refusal(value: dict[str, Any]) -> str:
     with pytest.raises(DataError) as caught:
-        parse_messages(value)
+        parse_chat(value)
     return str(caught.value)
 
 
@@ -155,7 +156,7 @@ def test_empty_tool_result_is_a_result() -> None:
 REFUSED = {
     "no messages": (
         {"mesages": [], "id": 1},
-        "no `messages`. Its keys: 'mesages', 'id'. Did you mean 'messages'?",
+        "Its keys: 'mesages', 'id'. Did you mean 'messages'?",
     ),
     "no keys": ({}, "Its keys: none."),
     "messages null": ({"messages": None}, "`messages` is null"),
@@ -233,8 +234,8 @@ REFUSED = {
     "arguments not JSON": (chat(USER, call("{city}")), "the arguments of 'weather' are not a JSON object"),
     "arguments list": (chat(USER, call("[1]")), "the arguments of 'weather' are not a JSON object"),
     "arguments missing": (chat(USER, call(None)), "the arguments of 'weather' are not a JSON object"),
-    "tools object": (chat(USER, ANSWER, tools={"a": 1}), "`tools` is not a list of tools"),
-    "tools text": (chat(USER, ANSWER, tools="weather"), "`tools` is not a list of tools"),
+    "tools object": (chat(USER, ANSWER, tools={"a": 1}), "`tools` is an object, not a list of tools"),
+    "tools text": (chat(USER, ANSWER, tools="weather"), "`tools` is a text, and not JSON"),
     "tool without name": (
         chat(USER, ANSWER, tools=[{"type": "function", "function": {}}]),
         "`tools[0]` has no tool",
@@ -255,10 +256,3 @@ REFUSED = {
 def test_refused(case: str) -> None:
     value, message = REFUSED[case]
     assert message in refusal(value)
-
-
-def test_formats_are_detected() -> None:
-    assert detect_chat_format(chat(USER, ANSWER)) == "messages"
-    assert CHAT_FORMATS["messages"] is parse_messages
-    with pytest.raises(DataError, match="Its keys: 'conversations'"):
-        detect_chat_format({"conversations": []})

@@ -1,0 +1,77 @@
+"""JSON Lines: one object a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from glm_train.data.readers import record
+from glm_train.data.readers.json_text import decode_utf8, parse_json
+from glm_train.data.readers.record import Fault, Item, read_value
+from glm_train.errors import DataError
+
+BOM = b"\xef\xbb\xbf"
+_DRAIN_BYTES = 1 << 20
+
+
+def read_json_lines(path: Path) -> Iterator[Item]:
+    """One JSON object a line. Blank lines are skipped; a byte order mark and CRLF endings are accepted.
+
+    A line that is no record is a fault, and reading goes on behind it.
+    """
+    found = False
+    with path.open("rb") as file:
+        for line, raw in text_lines(file):
+            if raw is None:
+                found = True
+                yield Fault(str(path), line, _too_long())
+            elif raw.strip():
+                found = True
+                yield _read_line(raw, path, line)
+    if not found:
+        raise DataError(f"{path}: the file holds only blank lines. Write one JSON object a line.")
+
+
+def text_lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
+    """Lines with their numbers, without a byte order mark; None for one that is longer than a record may be.
+
+    The rest of an overlong line is read past, a little at a time.
+    """
+    line = 0
+    limit = record.MAX_RECORD_BYTES
+    while raw := file.readline(limit + 1):
+        line += 1
+        if len(raw) > limit:
+            while raw and not raw.endswith(b"\n"):
+                raw = file.readline(_DRAIN_BYTES)
+            yield line, None
+        else:
+            yield line, raw.removeprefix(BOM) if line == 1 else raw
+
+
+def _too_long() -> DataError:
+    return DataError(
+        f"the line is longer than {record.MAX_RECORD_BYTES // 2**20} MiB. Put each record on a line of its own."
+    )
+
+
+def _read_line(raw: bytes, path: Path, line: int) -> Item:
+    try:
+        return read_value(parse_json(decode_utf8(raw)), path, line)
+    except json.JSONDecodeError as error:
+        return Fault(str(path), line, _syntax_error(error, raw.strip()))
+    except DataError as error:
+        return Fault(str(path), line, error)
+
+
+def _syntax_error(error: json.JSONDecodeError, shape: bytes) -> DataError:
+    hint = ""
+    if shape == b"{":
+        hint = " The file looks like one JSON object over many lines."
+    elif shape.startswith(b"[") and not shape.endswith(b"]"):
+        hint = " The file looks like a JSON array; name it .json, and it is read as one."
+    return DataError(
+        f"the line is not JSON: {error.msg} at column {error.colno}.{hint} Write one object a line."
+    )
