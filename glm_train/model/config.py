@@ -15,7 +15,7 @@ from typing import Any
 from glm_train.errors import CheckpointError, ConfigError, nearest
 from glm_train.model import chatglm_config
 from glm_train.model.config_faults import config_faults, dtype_name, read_direction
-from glm_train.model.config_file import CONFIG_NAME, NOT_KEPT, read_config_file
+from glm_train.model.config_file import CONFIG_NAME, is_kept, read_config_file
 from glm_train.model.labels import DEFAULT_LABELS, read_labels
 from glm_train.model.presets import preset_values
 from glm_train.model.rope_settings import contradictions, read_rope
@@ -107,7 +107,7 @@ class GlmConfig:
         **extra: Any,
     ) -> list[str]:
         """Set what the documentation's signature leaves to its `**kwargs`. Returns the faults of all values."""
-        extra = copy.deepcopy({k: v for k, v in extra.items() if k not in NOT_KEPT})
+        extra = copy.deepcopy({k: v for k, v in extra.items() if is_kept(k)})
         self.model_type, self.architectures = model_type, copy.deepcopy(architectures)
         # transformers 4.x calls it `torch_dtype`
         dtypes = {"dtype": dtype_name(dtype), "torch_dtype": dtype_name(extra.pop("torch_dtype", None))}

@@ -11,16 +11,22 @@ from glm_train.hub import read_text, resolve_folder
 from glm_train.model.config_faults import MODEL_TYPES
 
 CONFIG_NAME = "config.json"
-# Written by transformers about itself or about code that we never run; a saved folder makes its own.
+# What transformers writes about itself, or takes as the name of code to find and run. Neither has a meaning here, and
+# a saved folder does not pass it on.
 NOT_KEPT = (
+    "attn_implementation",
     "auto_map",
-    "trust_remote_code",
+    "custom_generate",
+    "custom_pipelines",
+    "experts_implementation",
     "transformers_version",
-    "_name_or_path",
-    "_commit_hash",
-    "_attn_implementation_internal",
-    "_experts_implementation_internal",
+    "trust_remote_code",
 )
+
+
+def is_kept(key: str) -> bool:
+    """Whether a key that `GlmConfig` does not know survives a save. Keys with an underscore are private to others."""
+    return key not in NOT_KEPT and not key.startswith("_")
 
 
 def read_config_file(folder_or_hub_id: str | Path, revision: str | None) -> tuple[Path, dict[str, Any]]:

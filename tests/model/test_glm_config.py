@@ -140,6 +140,9 @@ def test_bidirectional_is_said_as_transformers_says_it(tmp_path: Path) -> None:
 def test_keys_about_code_that_is_never_run_have_no_effect(tmp_path: Path) -> None:
     keys = {
         "_attn_implementation_internal": "my_kernel",
+        "attn_implementation": "somebody/kernel",
+        "_target_": "os.system",
+        "custom_pipelines": {"text-generation": {"impl": "x.Y"}},
         "auto_map": {"AutoConfig": "x.Y"},
         "trust_remote_code": True,
         "transformers_version": "4.46.0",
