@@ -15,7 +15,11 @@ import torch
 
 from glm_train.errors import ConfigError
 from glm_train.model.config import GlmConfig
+from glm_train.model.heads import GlmForCausalLM
 from glm_train.model.rotary import attention_scaling, inverse_frequencies, rotary_tables
+from support.reference import transformers_model
+from support.tiny_models import SHAPE
+from support.tolerances import LOGITS
 
 RELEASED = {"factor": 4.0, "original_max_position_embeddings": 32768, "type": "yarn"}
 POSITIONS = torch.tensor([[0, 1, 7, 255, 4095, 32767, 32768, 131071, 1000003]])
@@ -117,6 +121,29 @@ def test_theta_can_be_changed_under_a_scaling() -> None:
     values = {"rope_theta": 5e6, "rope_scaling": RELEASED}
     assert same_tables(config, their_embedding(values))
     assert same_tables(GlmConfig(rope_scaling=RELEASED).with_changes(rope_theta=5e6), their_embedding(values))
+
+
+@pytest.mark.parametrize("model_type", ["glm", "glm4"])
+@pytest.mark.parametrize("kind", ["linear", "yarn"])
+def test_a_scaled_model_gives_transformers_logits(model_type: str, kind: str) -> None:
+    scaling = {"rope_type": kind, "factor": 4.0}
+    scaling |= {"original_max_position_embeddings": 16} if kind == "yarn" else {}
+    torch.manual_seed(0)
+    # a smaller start than SHAPE's, for 60 tokens of fp32 rounding stay below the tolerance
+    shape = {**SHAPE, "initializer_range": 0.1, "model_type": model_type}
+    ours = GlmForCausalLM(GlmConfig(**shape, rope_scaling=scaling)).eval()
+    theirs = transformers_model(ours.config).eval()
+    theirs.load_state_dict(ours.state_dict(), strict=False)
+    ids = torch.randint(6, SHAPE["vocab_size"], (2, 60))
+    with torch.no_grad():
+        before, expected = ours(ids).logits, theirs(ids).logits
+        assert (before - expected).abs().max() < LOGITS
+        ours.model.set_rope_theta(500.0)
+        theirs = transformers_model(ours.config).eval()
+        theirs.load_state_dict(ours.state_dict(), strict=False)
+        after = ours(ids).logits
+        assert (after - before).abs().max() > 100 * LOGITS
+        assert (after - theirs(ids).logits).abs().max() < LOGITS
 
 
 @pytest.mark.parametrize("device", ["meta", "cpu"])
