@@ -44,12 +44,15 @@ class Talker:
     ) -> Answer:
         """The assistant's reply to `messages`. `on_text` gets the reply's text piece by piece as it is made.
 
-        `sampling` goes to `GlmForCausalLM.generate`.
+        `sampling` goes to `GlmForCausalLM.generate`; without a `temperature` the answer is greedy, whatever the
+        model's generation_config says.
         """
         prompt = encode_prompt(self.tokenizer, Conversation(tuple(messages), None))
         ids = torch.tensor([prompt], device=self.device)
         stream = _TextStream(self.tokenizer, self.stop_ids, on_text)
+        sampling = {"do_sample": "temperature" in sampling, **sampling}
         new = self.model.generate(ids, streamer=stream, eos_token_id=self.stop_ids, **sampling)
+        stream.end()
         out = new[0, len(prompt) :].tolist()
         stopped = out[-1] in self.stop_ids
         return Answer(
@@ -66,15 +69,26 @@ class _TextStream:
         self, tokenizer: GlmTokenizer, stop_ids: list[int], on_text: Callable[[str], None] | None
     ) -> None:
         self._tokenizer, self._stop_ids, self._on_text = tokenizer, stop_ids, on_text
-        self._ids: list[int] = []
-        self._shown = ""
+        self._held: list[
+            int
+        ] = []  # tokens that are not shown yet: text before them does not change how they read
+        self._begun = False
 
     def __call__(self, tokens_B: Tensor) -> None:
         token = int(tokens_B[0])
-        if self._on_text is None or token in self._stop_ids:
-            return
-        self._ids.append(token)
-        text = self._tokenizer.decode(self._ids).removeprefix("\n")
-        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
-            self._on_text(text[len(self._shown) :])
-            self._shown = text
+        if self._on_text is not None and token not in self._stop_ids:
+            self._held.append(token)
+            text = self._tokenizer.decode(self._held)
+            if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                self._show(text)
+
+    def end(self) -> None:
+        """Show what was held back for a character that did not come."""
+        if self._held:
+            self._show(self._tokenizer.decode(self._held))
+
+    def _show(self, text: str) -> None:
+        self._held.clear()
+        if self._on_text is not None:
+            self._on_text(text if self._begun else text.removeprefix("\n"))
+        self._begun = True

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from glm_train.errors import CheckpointError
 from glm_train.model.cache import KeyValueCache
 from glm_train.model.generation_settings import Settings, check_prompt, random_source, refuse_unknown, settle
 from glm_train.model.sampling import draw, penalised, seen_tokens
@@ -64,7 +65,8 @@ def generate(
 
     `streamer` is called with each step's tokens (R,), or has `put`, which gets the prompts and then each step's
     tokens on the CPU, and `end`, as transformers' streamers have. ValueError for what cannot be meant, such as
-    padding on the right or a temperature without sampling; TypeError for an argument that does not exist.
+    padding on the right or a temperature without sampling; TypeError for an argument that does not exist;
+    CheckpointError for a generation_config or weights that cannot be generated with.
     """
     given = dict(locals())
     refuse_unknown(given.pop("unknown"), _arguments())
@@ -95,8 +97,9 @@ def _run(
     decoding = _Decoding(model, mask_BT, ids_BT.shape[1] + settings.new_tokens)
     scores_RV = decoding.start(ids_BT, repeats)
     if not bool(scores_RV.isfinite().all()):
-        raise ValueError(
-            "the model's scores are not finite: GLM overflows in float16; load it in bfloat16 or float32"
+        raise CheckpointError(
+            "the model's scores are not finite: its weights have diverged, or float16 overflowed, "
+            "which GLM needs bfloat16 or float32 for"
         )
     ids_RT = ids_BT.repeat_interleave(repeats, dim=0)
     seen_RV = None

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glm_train.errors import nearest
+from glm_train.errors import CheckpointError, nearest
 from glm_train.model.sampling import Sampling
 
 DEFAULT_NEW_TOKENS = 256
@@ -42,6 +42,7 @@ def _is_number(value: Any) -> bool:
 
 # Each with what it must be. The least temperature keeps scores / temperature inside fp32.
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "do_sample": (lambda v: isinstance(v, bool), "True or False"),
     "temperature": (
         lambda v: _is_number(v) and v >= 1e-6,
         "a number above 0 (1e-6 or more); do_sample=False is greedy",
@@ -59,10 +60,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 def settle(model: Any, prompt_tokens: int, default_stops: list[int], given: dict[str, Any]) -> Settings:
     """The settings of one call: `given` are the arguments by name, None where the caller said nothing."""
     stated = getattr(model, "generation_config", None) or {}
-    sample = given["do_sample"] if given["do_sample"] is not None else stated.get("do_sample") or False
-    if not isinstance(sample, bool):
-        raise ValueError(f"do_sample must be True or False, found {sample!r}")
     pick = _Picker(given, stated)
+    sample = pick("do_sample")
     rows = given["num_return_sequences"]
     rows = 1 if rows is None else _checked("num_return_sequences", rows)
     sampling = None
@@ -156,16 +155,20 @@ class _Picker:
         self.given, self.stated = given, stated
 
     def __call__(self, name: str) -> Any:
-        value, where = self.given.get(name), ""
-        if value is None:
-            value, where = self.stated.get(name), "the model's generation_config: "
-        return None if value is None else _checked(name, value, where)
+        if (value := self.given.get(name)) is not None:
+            return _checked(name, value)
+        if (value := self.stated.get(name)) is None:
+            return None
+        try:
+            return _checked(name, value)
+        except ValueError as error:
+            raise CheckpointError(f"the model's generation_config: {error}") from None
 
 
-def _checked(name: str, value: Any, where: str = "") -> Any:
+def _checked(name: str, value: Any) -> Any:
     fits, expected = _RULES[name]
     if not fits(value):
-        raise ValueError(f"{where}{name} must be {expected}, found {value!r}")
+        raise ValueError(f"{name} must be {expected}, found {value!r}")
     return value
 
 

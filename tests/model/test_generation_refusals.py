@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from glm_train.errors import CheckpointError
 from glm_train.model.config import GlmConfig
 from glm_train.model.heads import GlmForCausalLM
 from support.tiny_models import SHAPE
@@ -101,13 +102,19 @@ def test_a_wrong_generation_config_is_named(model: GlmForCausalLM) -> None:
     model.generation_config = {"temperature": "hot"}
     model.generate(IDS, max_new_tokens=1)  # greedy: it does not matter
     with pytest.raises(
-        ValueError, match=r"the model's generation_config: temperature must be .* found 'hot'"
+        CheckpointError, match=r"the model's generation_config: temperature must be .* found 'hot'"
     ):
         model.generate(IDS, max_new_tokens=1, do_sample=True)
+
+
+def test_a_bidirectional_model_does_not_generate(model: GlmForCausalLM) -> None:
+    model.config.bidirectional = True
+    with pytest.raises(ValueError, match="bidirectional"):
+        model.generate(IDS, max_new_tokens=2)
 
 
 def test_scores_that_are_no_numbers_are_named(model: GlmForCausalLM) -> None:
     with torch.no_grad():
         model.lm_head.weight[3] = float("nan")
-    with pytest.raises(ValueError, match="not finite: GLM overflows in float16"):
+    with pytest.raises(CheckpointError, match="not finite: its weights have diverged, or float16 overflowed"):
         model.generate(IDS, max_new_tokens=2)
