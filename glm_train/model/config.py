@@ -107,7 +107,7 @@ class GlmConfig:
         **extra: Any,
     ) -> list[str]:
         """Set what the documentation's signature leaves to its `**kwargs`. Returns the faults of all values."""
-        extra = copy.deepcopy({k: v for k, v in extra.items() if is_kept(k)})
+        extra = copy.deepcopy({k: v for k, v in extra.items() if is_kept(k, v)})
         self.model_type, self.architectures = model_type, copy.deepcopy(architectures)
         # transformers 4.x calls it `torch_dtype`
         dtypes = {"dtype": dtype_name(dtype), "torch_dtype": dtype_name(extra.pop("torch_dtype", None))}

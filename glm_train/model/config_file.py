@@ -14,7 +14,6 @@ CONFIG_NAME = "config.json"
 # What transformers writes about itself, or takes as the name of code to find and run. Neither has a meaning here, and
 # a saved folder does not pass it on.
 NOT_KEPT = (
-    "attn_implementation",
     "auto_map",
     "custom_generate",
     "custom_pipelines",
@@ -24,9 +23,16 @@ NOT_KEPT = (
 )
 
 
-def is_kept(key: str) -> bool:
-    """Whether a key that `GlmConfig` does not know survives a save. Keys with an underscore are private to others."""
-    return key not in NOT_KEPT and not key.startswith("_")
+def is_kept(key: str, value: object = None) -> bool:
+    """Whether a key that `GlmConfig` does not know survives a save. Keys with an underscore are private to others, and
+    an `attn_implementation` with a slash names a hub's kernel, which transformers would fetch and run."""
+    kernel = key == "attn_implementation" and value not in (
+        "eager",
+        "sdpa",
+        "flash_attention_2",
+        "flex_attention",
+    )
+    return key not in NOT_KEPT and not key.startswith("_") and not kernel
 
 
 def read_config_file(folder_or_hub_id: str | Path, revision: str | None) -> tuple[Path, dict[str, Any]]:
