@@ -9,23 +9,27 @@ from tokenizers import AddedToken, Tokenizer
 
 from glm_train.errors import CheckpointError, DataError, nearest
 from glm_train.text.control import GLM_CONTROL_TOKENS, HALF_CHARACTER, ControlTokens
-from glm_train.text.folder import TokenizerFiles
+from glm_train.text.folder import RANK_FILE, TokenizerFiles
+from glm_train.text.tiktoken_ranks import load_rank_file
 
 
 def load_backend(files: TokenizerFiles) -> Tokenizer:
-    """The tokenizer of tokenizer.json, as transformers would run it."""
-    place = f"{files.source}/tokenizer.json"
-    try:
-        text = files.content["tokenizer.json"].decode("utf-8")
-        backend = Tokenizer.from_str(text)
-    except Exception as error:  # the library raises the bare class for anything wrong with the file
-        raise CheckpointError(f"{place} cannot be loaded ({error}); download the file again") from None
+    """The tokenizer of tokenizer.json, or else of tokenizer.model, as transformers would run it."""
+    backend = _read_json(files) if files.vocabulary_file != RANK_FILE else load_rank_file(files)
     # Padding and truncation are ours; those that a file may carry would act on every call.
     backend.no_padding()
     backend.no_truncation()
     _add_declared_tokens(backend, files)
     backend.encode_special_tokens = bool(files.config.get("split_special_tokens", False))
     return backend
+
+
+def _read_json(files: TokenizerFiles) -> Tokenizer:
+    place = f"{files.source}/tokenizer.json"
+    try:
+        return Tokenizer.from_str(files.content["tokenizer.json"].decode("utf-8"))
+    except Exception as error:  # the library raises the bare class for anything wrong with the file
+        raise CheckpointError(f"{place} cannot be loaded ({error}); download the file again") from None
 
 
 def _add_declared_tokens(backend: Tokenizer, files: TokenizerFiles) -> None:
@@ -37,7 +41,7 @@ def _add_declared_tokens(backend: Tokenizer, files: TokenizerFiles) -> None:
     for spelling, key in keys.items():
         if backend.token_to_id(spelling) is None:
             raise CheckpointError(
-                f"{files.source}: {key} names the special token {spelling!r}, which is not in tokenizer.json."
+                f"{files.source}: {key} names the special token {spelling!r}, which is not in {files.vocabulary_file}."
                 f"{nearest(spelling, known)} Take both files from the same model"
             )
     backend.add_tokens([token for token in tokens if repr(token) != repr(known.get(token.content))])

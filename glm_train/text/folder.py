@@ -12,8 +12,11 @@ from typing import Any
 from glm_train.errors import CheckpointError
 from glm_train.hub import TEMPLATE_FOLDER
 
+# The rank file of the older ChatGLM layout; tokenizer.json, where there is one, is used in its place.
+RANK_FILE = "tokenizer.model"
 TOKENIZER_FILES = (
     "tokenizer.json",
+    RANK_FILE,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -23,6 +26,10 @@ TOKENIZER_PATTERNS = (*TOKENIZER_FILES, f"{TEMPLATE_FOLDER}/*.jinja")
 # The names under which a template sees a tokenizer's special tokens, in the order that transformers gives
 # them.
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# What the code of the older layout calls them where its configuration does not.
+_RANK_FILE_NAMES = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+# GLM-4's is 2.6 MB.
+_MOST_RANK_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,11 @@ class TokenizerFiles:
 
     source: str
     content: Mapping[str, bytes] = field(repr=False)
+
+    @property
+    def vocabulary_file(self) -> str:
+        """The file that the ids come from."""
+        return "tokenizer.json" if "tokenizer.json" in self.content else RANK_FILE
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -44,7 +56,9 @@ class TokenizerFiles:
     @cached_property
     def named_tokens(self) -> dict[str, str]:
         """`eos_token`, `pad_token`, ... -> spelling, for those that the folder names."""
+        usual = _RANK_FILE_NAMES if self.vocabulary_file == RANK_FILE else {}
         found = {name: self.config.get(name) for name in NAMED_TOKENS}
+        found |= {name: spelling for name, spelling in usual.items() if found[name] is None}
         return {name: self._spelling(name, token) for name, token in found.items() if token is not None}
 
     @cached_property
@@ -62,6 +76,24 @@ class TokenizerFiles:
             for token in tokens.values() if isinstance(tokens, dict) else tokens:
                 declared.setdefault(self._spelling(key, token), key)
         return declared
+
+    @cached_property
+    def described_ids(self) -> dict[str, int]:
+        """Spelling -> id of the added tokens, from `added_tokens_decoder` and added_tokens.json."""
+        described = self.config.get("added_tokens_decoder") or {}
+        ids: dict[str, int] = {}
+        try:
+            for id_, token in described.items():
+                ids[self._spelling("added_tokens_decoder", token)] = int(id_)
+            for spelling, id_ in self._json("added_tokens.json").items():
+                if ids.setdefault(spelling, id_) != id_ or isinstance(id_, bool):
+                    raise ValueError(f"{spelling!r} has two ids, {ids[spelling]} and {id_!r}")
+                ids[spelling] = int(id_)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f"{self.source}: the ids of the added tokens are malformed ({error})"
+            ) from None
+        return ids
 
     @cached_property
     def templates(self) -> dict[str, str]:
@@ -142,14 +174,16 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
         path = folder / name
         if path.is_file():
             try:
+                if name == RANK_FILE and path.stat().st_size > _MOST_RANK_BYTES:
+                    raise CheckpointError(
+                        f"{path}: {path.stat().st_size:,} bytes are too many for a vocabulary (GLM-4's has"
+                        " 2.6 MB); download the file again"
+                    )
                 content[name] = path.read_bytes()
             except OSError as error:
                 raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    if "tokenizer.json" not in content:
-        cure = "download the model again with its tokenizer"
-        if (folder / "tokenizer.model").is_file():
-            cure = (
-                "its tokenizer.model is the older ChatGLM layout: use the model's -hf folder, which has one"
-            )
-        raise CheckpointError(f"{folder} has no tokenizer.json; {cure}")
+    if "tokenizer.json" not in content and RANK_FILE not in content:
+        raise CheckpointError(
+            f"{folder} has no tokenizer.json or {RANK_FILE}; download the model again with its tokenizer"
+        )
     return TokenizerFiles(source=str(folder), content=content)

@@ -9,8 +9,15 @@ from typing import Any
 from glm_train.errors import CheckpointError, DataError
 from glm_train.text.control import ControlTokens, choose_sentinel, plain_data, remove_sentinel
 from glm_train.text.folder import TokenizerFiles
-from glm_train.text.template import MAX_OUTPUT_CHARS, ChatTemplate, built_in_template
+from glm_train.text.template import ChatTemplate, built_in_template
 
+# A string's share in the size of a conversation beside its characters: its place in a list or object.
+_VALUE_SIZE = 8
+_FOREIGN_OPTIONS = {
+    "return_assistant_tokens_mask": "glm_train.text.chat.encode_chat gives the labels of a conversation",
+    "sanitize_control_tokens": "spellings of control tokens in messages are always encoded as text",
+    "tokenizer_kwargs": "give padding, truncation and max_length by name",
+}
 _BUILT_IN_NEEDS = ("[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 
 
@@ -43,11 +50,18 @@ class ChatRenderer:
         tools: Sequence[Mapping[str, Any]] | None,
         add_generation_prompt: bool,
         variables: Mapping[str, Any],
+        continue_final_message: bool = False,
+        chat_template: str | None = None,
     ) -> Rendered:
-        """The template's text of one conversation, with the control spellings of its strings protected."""
+        """The template's text of one conversation, with the control spellings of its strings protected.
+
+        `continue_final_message` ends it inside the last message; `chat_template` is a template's name, or the
+        source of one that the folder does not have.
+        """
+        _refuse_foreign_options(variables, add_generation_prompt and continue_final_message)
         if not messages:
             raise DataError("an empty conversation; give at least one message")
-        template = self._template_for(tools)
+        template = self._template_for(tools, chat_template)
         strings: list[str] = []
         chat = plain_data(messages, strings)
         for i, message in enumerate(chat):
@@ -60,18 +74,24 @@ class ChatRenderer:
         if self._control.occur_in(strings):
             sentinel = choose_sentinel([*strings, template.source])
             chat, tools, variables = (self._control.protect(x, sentinel) for x in (chat, tools, variables))
+        end = _mark_end(chat, [*strings, template.source, sentinel or ""]) if continue_final_message else None
         protected = template.render(
             chat,
             tools=tools,
             add_generation_prompt=add_generation_prompt,
             variables={**self._files.named_tokens, **variables},
-            max_chars=max(MAX_OUTPUT_CHARS, 4 * sum(map(len, strings))),
+            size=sum(map(len, strings)) + _VALUE_SIZE * len(strings),
         )
-        return Rendered(protected, sentinel)
+        return Rendered(protected if end is None else _up_to(end, protected), sentinel)
 
-    def _template_for(self, tools: Any) -> ChatTemplate:
+    def _template_for(self, tools: Any, chosen: str | None) -> ChatTemplate:
         """As transformers chooses: `tool_use` where there are tools and such a template, else the default
         one."""
+        if chosen is not None:
+            if chosen not in self.templates and "{" not in chosen:
+                names = ", ".join(sorted(self.templates)) or "none"
+                raise ValueError(f"no chat template is named {chosen!r} (the folder's: {names})")
+            return self.templates.get(chosen) or ChatTemplate(chosen, where="the argument chat_template")
         if tools is not None and "tool_use" in self.templates:
             return self.templates["tool_use"]
         if "default" in self.templates:
@@ -94,3 +114,33 @@ class ChatRenderer:
             name: ChatTemplate(source, where=f"{self._files.source}/{self._files.template_file(name)}")
             for name, source in templates.items()
         }
+
+
+def _refuse_foreign_options(variables: Mapping[str, Any], contradiction: bool) -> None:
+    """Options of transformers that would reach the template as variables, and so do nothing."""
+    for name, cure in _FOREIGN_OPTIONS.items():
+        if name in variables:
+            raise ValueError(f"{name} is not taken: {cure}")
+    if contradiction:
+        raise ValueError("add_generation_prompt opens a new message; continue_final_message opens none")
+
+
+def _mark_end(chat: list[dict[str, Any]], texts: list[str]) -> str:
+    """Put a mark, and a blank that shows whether the template trims, behind the last message's content.
+    Returns the mark."""
+    mark = choose_sentinel(texts)
+    if not isinstance(chat[-1].get("content"), str):
+        raise DataError("the last message has no text to continue; leave continue_final_message out")
+    chat[-1]["content"] += f"{mark} "
+    return mark
+
+
+def _up_to(mark: str, text: str) -> str:
+    """`text` before its last `mark`; also without the blanks there where the template took away the mark's
+    own."""
+    before, found, after = text.rpartition(mark)
+    if not found:
+        raise DataError(
+            "the chat template leaves out the last message, or changes it, so it cannot be continued"
+        )
+    return before if after.startswith(" ") else before.rstrip()

@@ -6,12 +6,11 @@ spellings of control tokens inside chat messages stay text (see `control.py`).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glm_train.errors import CheckpointError, nearest
+from glm_train.errors import CheckpointError
 from glm_train.text.backend import (
     checked,
     control_tokens,
@@ -19,34 +18,45 @@ from glm_train.text.backend import (
     refuse_greedy_control_tokens,
     without_control_tokens,
 )
-from glm_train.text.batch import TokenBatch, as_list, as_tensors, pad_rows
+from glm_train.text.batch import (
+    SIDES,
+    TokenBatch,
+    as_list,
+    as_tensors,
+    known_side,
+    make_batch,
+    pads,
+    positive,
+    truncates,
+)
 from glm_train.text.control import remove_sentinel
-from glm_train.text.folder import TOKENIZER_PATTERNS, TokenizerFiles, read_tokenizer_files
+from glm_train.text.folder import RANK_FILE, TOKENIZER_PATTERNS, TokenizerFiles, read_tokenizer_files
 from glm_train.text.rendering import ChatRenderer, Rendered
 from glm_train.text.template import ChatTemplate
+from glm_train.text.tiktoken_ranks import files_for_transformers
+from glm_train.text.vocabulary import Vocabulary
 
-_STOPS = ("<|endoftext|>", "<|user|>", "<|observation|>")
 
-
-class GlmTokenizer:
+class GlmTokenizer(Vocabulary):
     """Text to token ids and back. Make one with `GlmTokenizer.from_pretrained(folder_or_hub_id)`."""
 
     def __init__(self, files: TokenizerFiles) -> None:
-        self._files = files
-        self._backend = load_backend(files)
-        self._control = control_tokens(self._backend)
-        self._plain = without_control_tokens(self._backend, self._control, files.source)
+        backend = load_backend(files)
+        super().__init__(files, backend, control_tokens(backend))
+        self._plain = without_control_tokens(backend, self._control, files.source)
         self._renderer = ChatRenderer(files, self._control)
-        self.padding_side = self._side("padding_side", "left")
-        self.truncation_side = self._side("truncation_side", "right")
+        self._padding_side = self._configured_side("padding_side", "left")
+        self._truncation_side = self._configured_side("truncation_side", "right")
 
     @classmethod
     def from_pretrained(cls, folder_or_hub_id: str | Path, revision: str | None = None) -> GlmTokenizer:
         """Load tokenizer.json, tokenizer_config.json and the chat template of a folder or hub repository.
 
-        A folder with GLM-4's special tokens but no template gets the GLM-4-0414 template. Raises
-        `CheckpointError` for a folder that does not exist or lacks tokenizer.json, broken JSON, and a special
-        token that the configuration names but tokenizer.json does not hold.
+        A folder of the older ChatGLM layout has tokenizer.model (tiktoken's ranks) in place of
+        tokenizer.json; its ids are the same. A folder with GLM-4's special tokens but no template gets the
+        GLM-4-0414 template. Raises `CheckpointError` for a folder that does not exist or has neither file,
+        for broken ones, and for a special token that the configuration names but the vocabulary does not
+        hold.
         """
         from glm_train.hub import resolve_folder
 
@@ -56,92 +66,59 @@ class GlmTokenizer:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the files this tokenizer was loaded from, byte for byte, and the built-in template where it
-        is used."""
+        is used. One that came from tokenizer.model also writes the tokenizer.json that it became, and a
+        tokenizer_config.json without the code that the older layout names."""
         target = Path(folder)
+        content = dict(self._files.content)
+        if self._files.vocabulary_file == RANK_FILE:
+            content |= files_for_transformers(self._files, self._backend)
+        if not self._files.templates and self.chat_template is not None:
+            content["chat_template.jinja"] = self.chat_template.source.encode()
         try:
             target.mkdir(parents=True, exist_ok=True)
-            for name, content in self._files.content.items():
+            for name, data in content.items():
                 (target / name).parent.mkdir(exist_ok=True)
-                (target / name).write_bytes(content)
-            if not self._files.templates and self.chat_template is not None:
-                (target / "chat_template.jinja").write_bytes(self.chat_template.source.encode())
+                (target / name).write_bytes(data)
         except OSError as error:
             raise CheckpointError(f"{folder}: the tokenizer cannot be written ({error.strerror})") from error
 
-    def __reduce__(self) -> tuple[type[GlmTokenizer], tuple[TokenizerFiles]]:
-        return type(self), (self._files,)
+    def __reduce__(self) -> tuple[Any, ...]:
+        sides = {"_padding_side": self._padding_side, "_truncation_side": self._truncation_side}
+        return type(self), (self._files,), sides
 
     def __repr__(self) -> str:
         return f"GlmTokenizer({self._files.source!r}, {len(self)} tokens)"
 
-    # Vocabulary
+    @property
+    def padding_side(self) -> str:
+        """Where padding goes: `left` (GLM's, as generation needs it) or `right`. May be set."""
+        return self._padding_side
+
+    @padding_side.setter
+    def padding_side(self, side: str) -> None:
+        self._padding_side = known_side(side, "padding_side")
 
     @property
-    def vocab_size(self) -> int:
-        """Size of the base vocabulary, without added tokens (151329 for GLM-4)."""
-        return self._backend.get_vocab_size(with_added_tokens=False)
+    def truncation_side(self) -> str:
+        """Which end truncation cuts off: `right` or `left`. May be set."""
+        return self._truncation_side
 
-    def __len__(self) -> int:
-        """Size of the vocabulary with the added tokens (151343 for GLM-4)."""
-        return self._backend.get_vocab_size(with_added_tokens=True)
-
-    @property
-    def token_ids(self) -> list[int]:
-        """The id of every token, in no order."""
-        return list(self._backend.get_vocab(with_added_tokens=True).values())
-
-    @property
-    def special_tokens(self) -> dict[str, int]:
-        """Spelling -> id of every control token, by id."""
-        return dict(self._control.ids)
-
-    @property
-    def pad_token_id(self) -> int | None:
-        return self._named_id("pad_token")
-
-    @property
-    def eos_token_id(self) -> int | None:
-        return self._named_id("eos_token")
-
-    @property
-    def bos_token_id(self) -> int | None:
-        return self._named_id("bos_token")
-
-    @property
-    def stop_token_ids(self) -> list[int]:
-        """The tokens at which a GLM-4 chat model hands over: end of text, the user's turn, a tool's
-        result."""
-        return [self._control.ids[stop] for stop in _STOPS if stop in self._control.ids]
-
-    def token_to_id(self, token: str) -> int | None:
-        """The id of one token as the vocabulary writes it, or None."""
-        return self._backend.token_to_id(token)
-
-    def id_to_token(self, id_: int) -> str | None:
-        """The vocabulary's spelling of a token (byte-level: "Ġ" is a space), or None."""
-        return self._backend.id_to_token(id_)
-
-    @property
-    def fingerprint(self) -> str:
-        """A SHA-256 that changes with anything that may change ids: tokenizer.json, every setting beside it,
-        every template."""
-        digest = hashlib.sha256()
-        parts = {name: data for name, data in self._files.content.items() if name.endswith(".json")}
-        parts |= {
-            f"template {name}": t.source.encode("utf-8", "surrogatepass")
-            for name, t in self._renderer.templates.items()
-        }
-        for name, data in sorted(parts.items()):
-            digest.update(f"{name} {hashlib.sha256(data).hexdigest()}\n".encode())
-        return digest.hexdigest()
+    @truncation_side.setter
+    def truncation_side(self, side: str) -> None:
+        self._truncation_side = known_side(side, "truncation_side")
 
     # Text
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of `text`. A control token's spelling becomes that token, as everywhere in this
-        ecosystem: for text from outside use `encode_plain`. `add_special_tokens` runs the folder's
-        post-processor, if any."""
-        return checked(self._backend.encode, text, add_special_tokens=add_special_tokens).ids
+    def encode(self, text: str, add_special_tokens: bool = True, return_tensors: str | None = None) -> Any:
+        """Token ids of `text`: a list, or a tensor (1, T) with `return_tensors`. A control token's spelling
+        becomes that token, as everywhere in this ecosystem: for text from outside use `encode_plain`.
+        `add_special_tokens` runs the folder's post-processor, if any."""
+        ids = checked(self._backend.encode, text, add_special_tokens=add_special_tokens).ids
+        return (
+            ids
+            if return_tensors is None
+            else as_tensors(TokenBatch(input_ids=[ids]), return_tensors).input_ids
+        )
 
     def encode_plain(self, text: str) -> list[int]:
         """Token ids of `text` in which control spellings are ordinary characters; nothing is added."""
@@ -167,28 +144,38 @@ class GlmTokenizer:
         self,
         text: str | Sequence[str],
         padding: bool | str = False,
-        truncation: bool = False,
+        truncation: bool | str = False,
         max_length: int | None = None,
         return_tensors: str | None = None,
         add_special_tokens: bool = True,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
     ) -> TokenBatch:
         """`input_ids` and `attention_mask` of one text or several.
 
         `padding`: False, True / "longest", or "max_length"; `truncation` cuts rows to `max_length` tokens
-        (default: the folder's `model_max_length`); `return_tensors`: None (lists), "pt", "np".
+        (default: the folder's `model_max_length`); `return_tensors`: None (lists), "pt", "np";
+        `padding_side` stands in for the attribute in this call. Raises `ValueError` for other values.
         """
         texts = [text] if isinstance(text, str) else list(text)
         encodings = checked(self._backend.encode_batch, texts, add_special_tokens=False)
-        limit = max_length if max_length is not None else self._model_max_length()
-        if truncation and limit is not None:
+        limit = positive("max_length", max_length) or self._limit()
+        if truncates(truncation) and limit is not None:
             room = limit - (self._backend.num_special_tokens_to_add(False) if add_special_tokens else 0)
             for encoding in encodings:
                 encoding.truncate(max(room, 0), direction=self.truncation_side)
         if add_special_tokens:
             encodings = [self._backend.post_process(encoding) for encoding in encodings]
         rows = [encoding.ids for encoding in encodings]
-        single = isinstance(text, str) and return_tensors is None
-        return self._batch(rows, padding, limit, return_tensors, single=single)
+        return self._batch(
+            rows,
+            padding=padding,
+            limit=limit,
+            multiple=pad_to_multiple_of,
+            side=padding_side,
+            kind=return_tensors,
+            single=isinstance(text, str),
+        )
 
     # Chats
 
@@ -206,31 +193,33 @@ class GlmTokenizer:
         return_tensors: str | None = None,
         return_dict: bool = False,
         padding: bool | str = False,
-        truncation: bool = False,
+        truncation: bool | str = False,
         max_length: int | None = None,
+        continue_final_message: bool = False,
         **variables: Any,
     ) -> Any:
         """The model's view of a conversation (a list of message mappings), or of several: text or ids.
 
         Messages and tools reach the template as they are, without keys whose value is None. Control spellings
-        in them are encoded as text. Returns a string or ids (several: a list of them), a tensor with
-        `return_tensors`, a `TokenBatch` with `return_dict`. Raises `DataError` where the template refuses the
-        conversation.
+        in them are encoded as text. `continue_final_message` ends the text inside the last message, for a
+        model to go on with it. `chat_template` picks a template of the folder by name, or gives the source of
+        another. Returns a string or ids (several: a list of them), a tensor with `return_tensors`, a
+        `TokenBatch` with `return_dict`. Raises `DataError` where the template refuses the conversation.
         """
         several = bool(conversation) and not isinstance(conversation[0], Mapping)
         chats = list(conversation) if several else [conversation]
+        options = {"add_generation_prompt": add_generation_prompt, **variables}
         rendered = [
-            self.render_chat(chat, tools=tools, add_generation_prompt=add_generation_prompt, **variables)
+            self.render_chat(chat, tools=tools, continue_final_message=continue_final_message, **options)
             for chat in chats
         ]
         if not tokenize:
             return [chat.text for chat in rendered] if several else rendered[0].text
         rows = [self.encode_rendered(chat) for chat in rendered]
-        limit = max_length if max_length is not None else self._model_max_length()
-        if truncation and limit is not None:
+        limit = positive("max_length", max_length) or self._limit()
+        if truncates(truncation) and limit is not None:
             rows = [row[:limit] if self.truncation_side == "right" else row[-limit:] for row in rows]
-        single = not several and return_tensors is None
-        batch = self._batch(rows, padding, limit, return_tensors, single=single)
+        batch = self._batch(rows, padding=padding, limit=limit, kind=return_tensors, single=not several)
         return batch if return_dict else batch["input_ids"]
 
     def render_chat(
@@ -239,11 +228,18 @@ class GlmTokenizer:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        chat_template: str | None = None,
         **variables: Any,
     ) -> Rendered:
         """The template's text of one conversation, with the control spellings of its strings protected."""
         return self._renderer.render(
-            messages, tools=tools, add_generation_prompt=add_generation_prompt, variables=variables
+            messages,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            chat_template=chat_template,
+            variables=variables,
         )
 
     def encode_rendered(self, rendered: Rendered) -> list[int]:
@@ -264,36 +260,20 @@ class GlmTokenizer:
                 ids += self.encode_plain(remove_sentinel(piece, rendered.sentinel))
         return ids
 
-    def _batch(
-        self, rows: list[list[int]], padding: bool | str, limit: int | None, kind: str | None, *, single: bool
-    ) -> TokenBatch:
-        if padding not in (False, True, "longest", "max_length", "do_not_pad"):
-            hint = nearest(str(padding), ["longest", "max_length", "do_not_pad"])
-            raise ValueError(f"padding is False, True, 'longest' or 'max_length', not {padding!r}.{hint}")
-        if padding in (False, "do_not_pad"):
-            batch = TokenBatch(input_ids=rows, attention_mask=[[1] * len(row) for row in rows])
-        else:
-            if self.pad_token_id is None:
-                raise CheckpointError(f"{self._files.source}/tokenizer_config.json names no pad_token")
-            length = limit if padding == "max_length" else None
-            batch = pad_rows(rows, length=length, pad_id=self.pad_token_id, side=self.padding_side)
-        if single:
-            return TokenBatch({key: value[0] for key, value in batch.items()})
-        return batch if kind is None else as_tensors(batch, kind)
+    def _batch(self, rows: list[list[int]], **options: Any) -> TokenBatch:
+        if pads(options["padding"]) and self.pad_token_id is None:
+            raise CheckpointError(f"{self._files.source}/tokenizer_config.json names no pad_token")
+        side = options.pop("side", None)
+        side = self.padding_side if side is None else known_side(side, "padding_side")
+        return make_batch(rows, pad_id=self.pad_token_id or 0, side=side, **options)
 
-    def _model_max_length(self) -> int | None:
-        """The folder's limit; a huge number in the file means that there is none."""
-        limit = self._files.config.get("model_max_length")
-        return int(limit) if isinstance(limit, int | float) and limit < 10**9 else None
+    def _template_sources(self) -> dict[str, str]:
+        return {name: template.source for name, template in self._renderer.templates.items()}
 
-    def _side(self, key: str, default: str) -> str:
+    def _configured_side(self, key: str, default: str) -> str:
         side = self._files.config.get(key, default)
-        if side not in ("left", "right"):
+        if side not in SIDES:
             raise CheckpointError(
                 f"{self._files.source}/tokenizer_config.json: {key} is 'left' or 'right', not {side!r}"
             )
         return side
-
-    def _named_id(self, name: str) -> int | None:
-        spelling = self._files.named_tokens.get(name)
-        return None if spelling is None else self._backend.token_to_id(spelling)

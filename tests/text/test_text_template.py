@@ -134,7 +134,7 @@ def test_syntax_errors_name_the_line() -> None:
         ("{{ messages.append(1) }}", "unsafe"),
         ("{{ ''.__class__.__mro__ }}", "unsafe|undefined"),
         ("{{ dict.update(messages[0], a=1) }}", "no attribute .update."),
-        ("{{ 'x' * 100000000 }}", "repeated 100000000 times is too large"),
+        ("{{ 'x' * 100000000 }}", "a text of 100,000,000 characters is too large"),
         ("{{ '%*d' % (999999999, 1) }}", "padded to more than 999"),
         ("{{ '%0999999999d' % 1 }}", "padded to more than 999"),
         ("{{ '%.999999999f' % 1 }}", "padded to more than 999"),
