@@ -14,6 +14,7 @@ from torch import nn
 
 from glm_train.checkpoint.disk import disk_errors
 from glm_train.checkpoint.index import read_index
+from glm_train.checkpoint.memory import require_memory
 from glm_train.checkpoint.new_head import check_head
 from glm_train.checkpoint.safetensors_file import strict_json
 from glm_train.checkpoint.sizes import check_sizes
@@ -23,6 +24,7 @@ from glm_train.hub import read_text, resolve_folder
 from glm_train.model import classification, decoder, heads
 from glm_train.model.config import GlmConfig
 from glm_train.model.config_faults import id_faults
+from glm_train.model.config_file import is_kept
 
 GENERATION_NAME = "generation_config.json"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -83,6 +85,7 @@ class Pretrained(nn.Module):
         place = _device(device if device is not None else device_map)
         with torch.device("meta"):
             model = cls(config)
+        require_memory(model, (wanted or torch.bfloat16).itemsize, place, folder)
         model.new_parameters = load_weights(model, folder, dtype=wanted, device=place)
         if model.new_parameters:
             _say_what_is_new(model, folder)
@@ -191,12 +194,15 @@ def _device(value: str | torch.device | None) -> torch.device:
     if value == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(value)
+        device = torch.device(value)
     except (RuntimeError, TypeError):
         raise CheckpointError(
             f"device {value!r}: expected one device, such as cpu, cuda or cuda:1, or auto. "
             "A model spread over several devices by layer is not supported."
         ) from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise CheckpointError(f"device {value!r}: torch sees {torch.cuda.device_count()} GPUs here")
+    return device
 
 
 def _read_generation(folder: Path, config: GlmConfig) -> dict[str, Any]:
@@ -211,7 +217,7 @@ def _read_generation(folder: Path, config: GlmConfig) -> dict[str, Any]:
         raise CheckpointError(f"{path}: expected a JSON object, found {type(values).__name__}")
     if faults := id_faults(values, config.vocab_size):
         raise CheckpointError("\n".join(f"{path}: {fault}" for fault in faults))
-    return _with_ids(values, config)
+    return _with_ids({key: value for key, value in values.items() if is_kept(key)}, config)
 
 
 def _with_ids(values: dict[str, Any], config: GlmConfig) -> dict[str, Any]:

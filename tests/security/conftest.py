@@ -1,12 +1,15 @@
-"""The sound folders that every hostile one is made from."""
+"""The sound folders that every hostile one is made from, and the process that loads them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from support.refusals import WatchedProcess
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 64,
@@ -31,6 +34,13 @@ def sound_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sharded_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model in several files with their index. Read only."""
     return _save(tmp_path_factory.mktemp("sharded") / "model", 8000)
+
+
+@pytest.fixture(scope="session")
+def watched(sound_folder: Path) -> Iterator[WatchedProcess]:
+    process = WatchedProcess(sound_folder)
+    yield process
+    process.close()
 
 
 def _save(folder: Path, max_shard_bytes: int) -> Path:

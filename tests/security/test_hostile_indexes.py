@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from support.refusals import OUTSIDE, Outcome, Spoil, assert_refused, outcomes
+from support.refusals import OUTSIDE, Spoil, WatchedProcess
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 NORM = "model.norm.weight"
@@ -171,17 +171,13 @@ CASES: dict[str, tuple[Spoil, str]] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def loads(sharded_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
-    root = tmp_path_factory.mktemp("hostile")
-    shutil.copytree(sharded_folder, root / OUTSIDE)
-    spoils = {name: spoil for name, (spoil, _) in CASES.items()}
-    return outcomes(sharded_folder, spoils, root)
-
-
 @pytest.mark.parametrize("case", CASES)
-def test_hostile_index_is_refused(loads: dict[str, Outcome], case: str) -> None:
-    assert_refused(loads[case], CASES[case][1])
+def test_hostile_index_is_refused(
+    watched: WatchedProcess, sharded_folder: Path, tmp_path: Path, case: str
+) -> None:
+    shutil.copytree(sharded_folder, tmp_path / OUTSIDE)
+    spoil, reason = CASES[case]
+    watched.load_spoilt(sharded_folder, spoil, tmp_path).assert_refused(reason)
 
 
 def cache_of_the_hub(base: Path, root: Path, repository: str) -> Path:

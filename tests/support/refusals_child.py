@@ -1,4 +1,4 @@
-"""The watched process of `refusals.py`: folders as JSON on stdin, one JSON line on stdout for each."""
+"""The watched process of `refusals.py`: for each folder, a JSON line on stdin, it answers a JSON line on stdout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 HANGS_AFTER = 20  # seconds
-_FORBIDDEN = (
+FORBIDDEN = (
     "pickle.find_class",
     "os.system",
     "os.exec",
@@ -29,23 +29,21 @@ def main() -> None:
     seen: list[str] = []
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in _FORBIDDEN:
+        if event in FORBIDDEN:
             seen.append(f"{event} {arguments!r}"[:200])
         if event == "open" and outside in Path(str(arguments[0])).parts:
             seen.append(f"open {arguments[0]}")
 
     sys.addaudithook(watch)
     signal.signal(signal.SIGALRM, _hung)
-    sound, *folders = json.load(sys.stdin)
-    GlmForCausalLM.from_pretrained(sound)  # also imports what a load needs, so that no case is charged for it
-    resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + max_bytes, resource.RLIM_INFINITY))
-    for folder in folders:
-        print(json.dumps(_load(GlmForCausalLM, folder, seen)), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(_load(GlmForCausalLM, json.loads(line), max_bytes, seen)), flush=True)
 
 
-def _load(model: Any, folder: str, seen: list[str]) -> dict[str, Any]:
+def _load(model: Any, folder: str, max_bytes: int, seen: list[str]) -> dict[str, Any]:
     seen.clear()
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM counts from here
+    resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + max_bytes, resource.RLIM_INFINITY))
     before, start = _status("VmRSS"), time.process_time()
     error, message = "", ""
     signal.alarm(HANGS_AFTER)
