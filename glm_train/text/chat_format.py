@@ -1,25 +1,55 @@
-"""How one folder's template writes chats: where tools go, what a generation prompt ends with, and whether a
-rendered conversation holds everything that was said in it.
-
-Nothing here knows a template by name. What must be known is found out by rendering small conversations once.
-"""
+"""One conversation in one folder's chat format: rendered by its template, checked against what was said, and
+tokenised, with the places where the model writes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from functools import cached_property, lru_cache
-from typing import Any, Literal
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 from glm_train.errors import CheckpointError, DataError
+from glm_train.text.chat_probe import CURE, TemplateProbe, short
+from glm_train.text.chat_thinking import (
+    CLOSE,
+    HISTORY_CHANGES,
+    has_reasoning,
+    opens_reasoning,
+    still_to_write,
+    visible,
+    why_not_served,
+)
+from glm_train.text.chat_tools import check_tools, place_tools
 from glm_train.text.control import remove_sentinel
 from glm_train.text.messages import ROLES, Conversation, Message
 from glm_train.text.rendering import Rendered
 from glm_train.text.tokenizer import GlmTokenizer
 
 _ROLE_TOKEN = re.compile(r"<\|(" + "|".join(ROLES) + r")\|>")
-_PROBE_TOOL = "probe_of_the_template"
-_CURE = "use the template of a GLM-4 model that has it (chat_template.jinja), or change the record"
+_KEPT_HEADS = 64
+
+
+@dataclass(frozen=True)
+class EncodedChat:
+    """Token ids of a conversation. For each message but the system's: `starts` the index of its role token,
+    `written` the first index that the model writes, where it is the model's."""
+
+    ids: list[int]
+    starts: list[int]
+    written: list[int]
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """A rendered message that is not the system's: its place in the record, and where its text begins and ends
+    in the protected text. `whole` is false where its reasoning was left out."""
+
+    index: int
+    message: Message
+    begin: int
+    end: int
+    whole: bool = True
 
 
 class ChatFormat:
@@ -27,96 +57,179 @@ class ChatFormat:
 
     def __init__(self, tokenizer: GlmTokenizer) -> None:
         self.tokenizer = tokenizer
+        self.probe = TemplateProbe(tokenizer)
+        special = tokenizer.special_tokens
         self.role_ids: dict[str, int] = {}
         for role in ROLES:
-            id_ = tokenizer.special_tokens.get(f"<|{role}|>")
+            id_ = special.get(f"<|{role}|>")
             if id_ is None:
                 raise CheckpointError(f"{tokenizer!r} has no <|{role}|> token: it is no GLM-4 chat tokenizer")
             self.role_ids[role] = id_
-        self.roles_by_id = {id_: role for role, id_ in self.role_ids.items()}
+        self.end_of_text = special.get("<|endoftext|>")
+        # Many records share their system message and tools, which are often longer than what follows.
+        self._encode_head = lru_cache(maxsize=_KEPT_HEADS)(self._encode_text)
 
-    def encode(
-        self, conversation: Conversation, *, add_generation_prompt: bool = False
-    ) -> tuple[list[int], list[int]]:
-        """Token ids, and where each message after the system message starts (the index of its role token).
+    def encode(self, conversation: Conversation, trained: Collection[int] = ()) -> EncodedChat:
+        """The ids of a conversation as the template renders it.
 
-        Raises `DataError` where the template left out or merged a message, a tool's name, or the tools.
+        `trained` are the assistant turns to be trained, counted without the system message. Each is tokenised
+        as a server would see it: apart from what the generation prompt gives of it, and the last one with its
+        reasoning where the template leaves that out. Raises `DataError` where the template left out, changed or
+        merged a message, a tool's name, or the tools, and where a trained turn cannot stand as it is served.
         """
-        messages = [_as_mapping(message) for message in conversation.messages]
-        tools = list(conversation.tools or ())
-        if tools:
-            messages, argument = self._place_tools(messages, tools)
-        else:
-            argument = None
+        rendered, turns, head = self._render(conversation)
+        with_tools = bool(conversation.tools)
+        given = self.probe.generation_suffix(with_tools) if trained else ""
+        borders: dict[int, int] = {}
+        for i in sorted(trained):
+            turn, last = turns[i], i == len(turns) - 1
+            opens = turns[i - 1].message.role != "assistant"  # behind its own words the model has no prompt
+            if turn.whole and (not opens or rendered.protected.startswith(given, turn.begin)):
+                if not last and not self.probe.history_is_fixed(with_tools):
+                    raise DataError(f"messages[{turn.index}]: {HISTORY_CHANGES}")
+                if opens and given:
+                    borders[i] = turn.begin + len(given)
+            elif (
+                last
+                and has_reasoning(turn.message)
+                and (opens_reasoning(given) or not (turn.whole or given.strip()))
+            ):
+                return self._encode_reasoning(conversation, rendered, turn, given)
+            else:
+                reason = why_not_served(turn.message, given, last=last)
+                raise DataError(f"messages[{turn.index}]: {reason}")
+        return self._tokenize(rendered, turns, head, borders)
+
+    def encode_prompt(self, conversation: Conversation) -> EncodedChat:
+        """The ids of a conversation with a generation prompt, which counts as one more turn."""
+        rendered, turns, head = self._render(conversation, add_generation_prompt=True)
+        chat = self._tokenize(rendered, turns, head, {})
+        return EncodedChat(chat.ids, chat.starts, [*chat.written[:-1], len(chat.ids)])
+
+    def _render(
+        self, conversation: Conversation, *, add_generation_prompt: bool = False
+    ) -> tuple[Rendered, list[_Turn], int]:
+        """The rendered text, its turns, and the length of what stands before them."""
+        messages, tools = [_as_mapping(message) for message in conversation.messages], None
+        if conversation.tools:
+            messages, tools = place_tools(self.probe, messages, conversation.tools)
         rendered = self.tokenizer.render_chat(
-            messages, tools=argument, add_generation_prompt=add_generation_prompt
+            messages, tools=tools, add_generation_prompt=add_generation_prompt
         )
-        turns = _check_turns(conversation.messages, rendered, add_generation_prompt)
-        ids = self.tokenizer.encode_rendered(rendered)
-        system = self.role_ids["system"]
-        starts = [i for i, id_ in enumerate(ids) if id_ in self.roles_by_id and id_ != system]
-        if len(starts) != turns:
+        turns, head = self._find_turns(conversation.messages, rendered, add_generation_prompt)
+        if conversation.tools:
+            check_tools(self.probe, conversation.tools, _plain(rendered, 0, head))
+        return rendered, turns, head
+
+    def _find_turns(
+        self, messages: Sequence[Message], rendered: Rendered, add_generation_prompt: bool
+    ) -> tuple[list[_Turn], int]:
+        """Check that each message stands in the text, under its own role token. The generation prompt counts
+        as an empty assistant turn."""
+        # Role tokens in the protected text are the template's own.
+        text = rendered.protected
+        headers = list(_ROLE_TOKEN.finditer(text))
+        first = next((i for i, header in enumerate(headers) if header[1] != "system"), len(headers))
+        headers, head = headers[first:], headers[first].start() if first < len(headers) else len(text)
+        said = [(i, message) for i, message in enumerate(messages) if message.role != "system"]
+        if add_generation_prompt:
+            said.append((len(messages), Message("assistant", "")))
+        written = [header[1] for header in headers]
+        if written != [message.role for _, message in said]:
+            raise DataError(self._why_other_turns(said, written, add_generation_prompt))
+        ends = [*(header.start() for header in headers[1:]), len(text)]
+        turns = [
+            self._check_turn(rendered, _Turn(i, message, header.end(), end))
+            for (i, message), header, end in zip(said, headers, ends, strict=True)
+        ]
+        if messages[0].role == "system" and messages[0].content.strip():
+            if not self.probe.writes("system"):
+                raise DataError(f"messages[0]: {self.probe.name} writes no system messages; {CURE}")
+            if messages[0].content.strip() not in _plain(rendered, 0, head):
+                raise DataError(self._changed(0, "content", messages[0].content))
+        return turns, head
+
+    def _check_turn(self, rendered: Rendered, turn: _Turn) -> _Turn:
+        """The turn, marked where only what follows its reasoning was written."""
+        body, message = _plain(rendered, turn.begin, turn.end), turn.message
+        if message.metadata:
+            if not self.probe.writes("tool call"):
+                raise DataError(
+                    f"messages[{turn.index}]: {self.probe.name} writes no tool calls: it left out the tool's"
+                    f" name, {short(message.metadata)}; {CURE}"
+                )
+            _, name, body = body.partition(message.metadata.strip())
+            if not name:
+                raise DataError(self._changed(turn.index, "metadata", message.metadata))
+        if message.content.strip() in body:
+            return turn
+        if has_reasoning(message) and visible(message.content) in body:
+            return _Turn(turn.index, message, turn.begin, turn.end, whole=False)
+        raise DataError(self._changed(turn.index, "content", message.content))
+
+    def _changed(self, index: int, what: str, value: str) -> str:
+        return f"messages[{index}]: {self.probe.name} changed or left out the {what} {short(value)}; {CURE}"
+
+    def _why_other_turns(
+        self, said: Sequence[tuple[int, Message]], written: list[str], add_generation_prompt: bool
+    ) -> str:
+        expected = [message.role for _, message in said]
+        if add_generation_prompt and written == expected[:-1]:
+            return f"{self.probe.name} writes no generation prompt; use the template of a GLM-4 chat model"
+        for i, message in said:
+            if message.role not in written and not self.probe.writes(message.role):
+                return f"messages[{i}]: {self.probe.name} writes no {message.role} messages; {CURE}"
+        for (i, message), role in zip(said, [*written, *[""] * len(said)], strict=False):
+            if message.role != role and not message.content.strip() and len(written) < len(expected):
+                return f"messages[{i}]: {self.probe.name} leaves out messages without content; {CURE}"
+        return (
+            f"{self.probe.name} left out, merged or moved a message: expected the turns {_list(expected)},"
+            f" the rendered text has {_list(written)}; {CURE}"
+        )
+
+    def _encode_reasoning(
+        self, conversation: Conversation, rendered: Rendered, turn: _Turn, given: str
+    ) -> EncodedChat:
+        """The last answer with its reasoning, behind the prompt that asks for it."""
+        shown = visible(turn.message.content)
+        if not shown:
+            raise DataError(f"messages[{turn.index}]: nothing follows {CLOSE}; write the answer behind it")
+        prompt = self.encode_prompt(Conversation(conversation.messages[:-1], conversation.tools))
+        lead, _, rest = _plain(rendered, turn.begin, turn.end).partition(shown)
+        if rest.strip():
+            raise DataError(
+                f"messages[{turn.index}]: {self.probe.name} leaves out the reasoning of an answer and writes"
+                f" {short(rest)} after it, so what a server expects cannot be told; {CURE}"
+            )
+        answer = self.tokenizer.encode_plain(still_to_write(turn.message.content, given, lead))
+        return EncodedChat([*prompt.ids, *answer], prompt.starts, prompt.written)
+
+    def _tokenize(
+        self, rendered: Rendered, turns: Sequence[_Turn], head: int, borders: dict[int, int]
+    ) -> EncodedChat:
+        """The ids, tokenised apart at each of `borders` (turn -> place in the text). Role tokens are borders
+        for the tokenizer already."""
+        text, sentinel = rendered.protected, rendered.sentinel
+        ids = list(self._encode_head(text[:head], sentinel))
+        cuts: dict[int, int] = {}
+        for i, border in borders.items():
+            ids += self._encode_text(text[head:border], sentinel)
+            cuts[i], head = len(ids), border
+        ids += self._encode_text(text[head:], sentinel)
+        starts: list[int] = []
+        try:
+            for turn in turns:
+                starts.append(ids.index(self.role_ids[turn.message.role], starts[-1] + 1 if starts else 0))
+        except ValueError:
+            starts = []
+        if sum(map(ids.count, (self.role_ids[role] for role in ROLES[1:]))) != len(starts):
             raise CheckpointError(
                 f"{self.tokenizer!r} does not encode role tokens as the single tokens they are"
             )
-        if tools:
-            _check_tools(tools, rendered)
-        return ids, starts[:-1] if add_generation_prompt else starts
+        return EncodedChat(ids, starts, [cuts.get(i, start + 1) for i, start in enumerate(starts)])
 
-    @cached_property
-    def generation_suffix(self) -> list[int]:
-        """The tokens after `<|assistant|>` in a generation prompt: none for GLM-4-0414, a line break for
-        GLM-Edge, a line break and `<think>` for GLM-Z1. The prompt gives them, so an answer is not trained to
-        write them."""
-        ids = self.tokenizer.encode_rendered(self._probe(add_generation_prompt=True))
-        assistant = self.role_ids["assistant"]
-        if assistant not in ids:
-            raise CheckpointError(
-                f"the chat template of {self.tokenizer!r} writes no <|assistant|> for add_generation_prompt;"
-                " use the template of a GLM-4 chat model"
-            )
-        return ids[len(ids) - ids[::-1].index(assistant) :]
-
-    @cached_property
-    def tools_in(self) -> Literal["argument", "system message", "nowhere"]:
-        """Where the template looks for tools: in its `tools` argument (GLM-4-0414), or in a system message
-        (glm-4-9b-chat)."""
-        tool = {"type": "function", "function": {"name": _PROBE_TOOL, "description": "", "parameters": {}}}
-        for place, system, argument in (
-            ("argument", {}, [tool]),
-            ("system message", {"tools": [tool]}, None),
-        ):
-            try:
-                rendered = self._probe(system, tools=argument)
-            except DataError:
-                continue
-            if _PROBE_TOOL in rendered.text:
-                return place  # type: ignore[return-value]
-        return "nowhere"
-
-    def _probe(self, system: dict[str, Any] | None = None, **arguments: Any) -> Rendered:
-        messages: list[dict[str, Any]] = [{"role": "user", "content": "?"}]
-        if system is not None:
-            messages.insert(0, {"role": "system", "content": "", **system})
-        return self.tokenizer.render_chat(messages, **arguments)
-
-    def _place_tools(
-        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]
-    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
-        """The messages and the `tools` argument with which this template shows the tools."""
-        if self.tools_in == "argument":
-            for i, tool in enumerate(tools):
-                if not _tool_name(tool):
-                    raise DataError(
-                        f"tools[{i}]: {_short(str(tool))} has no name, and this chat template shows tools under"
-                        " their names: name the tool, or use a template that knows it (as glm-4-9b-chat's)"
-                    )
-            return messages, tools
-        if self.tools_in == "nowhere":
-            raise DataError(f"the conversation has tools, and the chat template ignores them; {_CURE}")
-        if messages and messages[0]["role"] == "system":
-            return [{**messages[0], "tools": tools}, *messages[1:]], None
-        return [{"role": "system", "content": "", "tools": tools}, *messages], None
+    def _encode_text(self, text: str, sentinel: str | None) -> list[int]:
+        return self.tokenizer.encode_rendered(Rendered(text, sentinel)) if text else []
 
 
 @lru_cache(maxsize=8)
@@ -131,64 +244,12 @@ def _as_mapping(message: Message) -> dict[str, Any]:
     return plain | {"metadata": message.metadata} if message.metadata else plain
 
 
-def _check_turns(messages: Sequence[Message], rendered: Rendered, add_generation_prompt: bool) -> int:
-    """Check that each message stands in the text, under its own role token. Returns the number of turns
-    there."""
-    # Role tokens in the protected text are the template's own: [before, role, body, role, body, ...].
-    parts = _ROLE_TOKEN.split(rendered.protected)
-    turns = [(role, body) for role, body in zip(parts[1::2], parts[2::2], strict=True) if role != "system"]
-    said = [(i, message) for i, message in enumerate(messages) if message.role != "system"]
-    expected = [message.role for _, message in said] + ["assistant"] * add_generation_prompt
-    written = [role for role, _ in turns]
-    if written != expected:
-        raise DataError(
-            f"the chat template left out, merged or moved a message: expected the turns {_list(expected)},"
-            f" the rendered text has {_list(written)}; {_CURE}"
-        )
-    for (i, message), (_, body) in zip(said, turns, strict=False):
-        _check_said(
-            i, message, body if rendered.sentinel is None else remove_sentinel(body, rendered.sentinel)
-        )
-    if messages[0].role == "system":
-        _check_said(0, messages[0], _head(rendered))
-    return len(turns)
-
-
-def _check_said(i: int, message: Message, text: str) -> None:
-    for name, value in (("content", message.content), ("metadata", message.metadata)):
-        if value.strip() not in text:
-            raise DataError(
-                f"messages[{i}]: the chat template changed or left out the {name} {_short(value)}; {_CURE}"
-            )
-
-
-def _check_tools(tools: Sequence[dict[str, Any]], rendered: Rendered) -> None:
-    """Each tool's name must stand before the first user turn, where a tool call cannot be taken for it."""
-    head = _head(rendered)
-    for i, tool in enumerate(tools):
-        name = _tool_name(tool)
-        if name is not None and name not in head:
-            raise DataError(f"tools[{i}]: the chat template left out the tool {name!r}; {_CURE}")
-
-
-def _tool_name(tool: dict[str, Any]) -> str | None:
-    """A function's name; None for a native tool of GLM without one, such as {"type": "python"}."""
-    function = tool.get("function") or tool
-    name = function.get("name") if isinstance(function, dict) else None
-    return name if isinstance(name, str) and name.strip() else None
-
-
-def _head(rendered: Rendered) -> str:
-    """The text before the first user turn: prefix, tools, system message."""
-    head = rendered.protected.partition("<|user|>")[0]
-    return head if rendered.sentinel is None else remove_sentinel(head, rendered.sentinel)
+def _plain(rendered: Rendered, begin: int, end: int) -> str:
+    text = rendered.protected[begin:end]
+    return text if rendered.sentinel is None else remove_sentinel(text, rendered.sentinel)
 
 
 def _list(roles: Sequence[str]) -> str:
     if not roles:
         return "none"
     return " ".join(roles) if len(roles) <= 12 else f"{' '.join(roles[:12])} ... ({len(roles)} in all)"
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:40] + "...")

@@ -18,7 +18,8 @@ ROLES = ("system", "user", "assistant", "observation")
 
 @dataclass(frozen=True)
 class Message:
-    """One message. `train=False` keeps it in the text and takes it out of the loss."""
+    """One message. `train=False` keeps it in the text and takes it, and the stop token after it, out of the
+    loss; `train=True` leaves the choice to `data.train_on`, and never trains a role that it does not."""
 
     role: str
     content: str

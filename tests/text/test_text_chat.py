@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from text_templates import GLM_4_9B_CHAT, GLM_EDGE, GLM_Z1
+from text_chat_cases import EDGE_OF_THREE_ROLES, marked
+from text_templates import GLM_4_9B_CHAT, GLM_EDGE
 
 from glm_train.errors import CheckpointError, ConfigError, DataError
-from glm_train.text.chat import ChatTokens, Conversation, Message, encode_chat, encode_prompt
+from glm_train.text.chat import Conversation, Message, encode_chat, encode_prompt
 from glm_train.text.tokenizer import GlmTokenizer
 from support.tiny_tokenizer import make_tokenizer_folder
 
@@ -35,20 +36,6 @@ def with_template(folder: Path, source: str) -> GlmTokenizer:
 
 def chat(*messages: Message, tools: tuple[dict, ...] | None = None) -> Conversation:
     return Conversation(messages, tools)
-
-
-def marked(tokenizer: GlmTokenizer, example: ChatTokens) -> str:
-    """The tokens, `*` before the trained ones; spelled as in the vocabulary (`Ċ` a line break, `Ġ` a space)."""
-    assert len(example.input_ids) == len(example.labels)
-    tokens = []
-    for id_, label in zip(example.input_ids, example.labels, strict=True):
-        assert label in (-100, id_)
-        piece = tokenizer.decode([id_])
-        spelling = (
-            str(tokenizer.id_to_token(id_)) if "�" in piece else piece.replace(" ", "Ġ").replace("\n", "Ċ")
-        )
-        tokens.append(f"*{spelling}" if label == id_ else spelling)
-    return " ".join(tokens)
 
 
 def test_every_turn_and_its_stop_token_is_trained(tokenizer: GlmTokenizer) -> None:
@@ -134,20 +121,6 @@ def test_control_spellings_of_a_user_are_text(tokenizer: GlmTokenizer) -> None:
     )
 
 
-def test_tools_are_shown_by_either_style_of_template(tokenizer: GlmTokenizer, tmp_path: Path) -> None:
-    older = with_template(tmp_path, GLM_4_9B_CHAT)
-    trained = '*get *_weather *Ċ *{" *cit *y *": *Ġ" *北京 *"} *<|observation|>'
-    for messages in ((HI, CALL), (SYSTEM, HI, CALL)):
-        newer_text = marked(tokenizer, encode_chat(tokenizer, chat(*messages, tools=(WEATHER,))))
-        older_text = marked(older, encode_chat(older, chat(*messages, tools=(WEATHER,))))
-        for text in (newer_text, older_text):
-            head = text.split("<|user|>")[0]
-            assert "## Ġ get _weather" in head
-            assert ("Ċ b e" in head) == (messages[0] is SYSTEM)
-            assert text.split("<|assistant|> ")[1] == trained
-        assert "ChatGLM" in older.decode(encode_chat(older, chat(*messages, tools=(WEATHER,))).input_ids)
-
-
 def test_same_turns_under_the_older_template(tmp_path: Path) -> None:
     older = with_template(tmp_path, GLM_4_9B_CHAT)
     assert marked(older, encode_chat(older, chat(HI, CALL_2, RESULT, ANSWER, BYE, NO))) == (
@@ -160,20 +133,11 @@ def test_what_the_generation_prompt_gives_is_not_trained(tmp_path: Path) -> None
     edge = with_template(tmp_path, GLM_EDGE)
     example = encode_chat(edge, chat(HI, HELLO, BYE, Message("assistant", "\nno")))
     assert marked(edge, example) == (
-        "<|user|> Ċ h i <|assistant|> Ċ *Hel *lo *<|user|> Ċ b y e <|assistant|> *ĊĊ *no *<|user|>"
+        "<|user|> Ċ h i <|assistant|> Ċ *Hel *lo *<|user|> Ċ b y e <|assistant|> Ċ *Ċ *no *<|user|>"
     )
     assert encode_prompt(edge, chat(HI)) == example.input_ids[:6]
     everything = marked(edge, encode_chat(edge, chat(HI, HELLO), train_on="all"))
     assert everything == "<|user|> *Ċ *h *i *<|assistant|> *Ċ *Hel *lo *<|user|>"
-
-
-def test_reasoning_prompt_of_z1(tmp_path: Path) -> None:
-    z1 = with_template(tmp_path, GLM_Z1)
-    prompt = encode_prompt(z1, chat(HI))
-    assert z1.decode(prompt) == "[gMASK]<sop><|user|>\nhi<|assistant|>\n<think>"
-    assert marked(z1, encode_chat(z1, chat(HI, HELLO))).endswith("<|assistant|> *Ċ *Hel *lo *<|user|>")
-    with pytest.raises(DataError, match=r"messages\[1\]: the chat template changed or left out the content"):
-        encode_chat(z1, chat(HI, Message("assistant", "<think>hm</think>Hello")))
 
 
 def test_text_after_an_answer_belongs_to_it(tmp_path: Path) -> None:
@@ -203,6 +167,7 @@ def test_prompt_never_holds_the_answer(tokenizer: GlmTokenizer) -> None:
 
 UPPER = "{% for m in messages %}<|{{ m.role }}|>{{ m.content|upper }}{% endfor %}"
 PLAIN = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+INJECTING = PLAIN.replace("{% endfor %}", "{{ '<|system|>x' if loop.first }}{% endfor %}")
 HEADLESS = "{% for m in messages[1:] %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
 TOOLS = (WEATHER, {"name": "f2"})
 
@@ -214,12 +179,30 @@ TOOLS = (WEATHER, {"name": "f2"})
             "{{ messages|length }}",
             (HI, HELLO),
             None,
-            "merged.*turns user assistant, the rendered text has none",
+            r"messages\[0\]: .* writes no user messages; use the template of a GLM-4 model",
         ),
         (UPPER, (HI, HELLO), None, r"messages\[0\]: .* the content 'hi'"),
-        (PLAIN, (HI, CALL), None, r"messages\[1\]: .* the metadata 'get_weather'"),
-        (PLAIN, (HI, HELLO), (WEATHER,), "has tools, and the chat template ignores them"),
-        (HEADLESS, (SYSTEM, HI, HELLO), None, r"messages\[0\]: .* the content 'be'"),
+        (
+            PLAIN,
+            (HI, CALL),
+            None,
+            r"messages\[1\]: .*chat_template.jinja\) writes no tool calls: .*'get_weather'",
+        ),
+        (PLAIN, (HI, HELLO), (WEATHER,), r"has tools, and .*chat_template.jinja\) ignores them"),
+        (HEADLESS, (SYSTEM, HI, HELLO), None, r"messages\[0\]: .* writes no system messages"),
+        (
+            PLAIN.replace("m.content", "m.content if m.content != 'be'"),
+            (SYSTEM, HI, HELLO),
+            None,
+            r"messages\[0\]: .* changed or left out the content 'be'",
+        ),
+        (INJECTING, (HI, HELLO), None, "the rendered text has user system assistant"),
+        (
+            EDGE_OF_THREE_ROLES,
+            (HI, CALL, RESULT, ANSWER),
+            None,
+            r"messages\[2\]: .* writes no observation messages",
+        ),
         ("{{ tools[0]|tojson }}" + PLAIN, (HI, HELLO), TOOLS, r"tools\[1\]: .* left out the tool 'f2'"),
         (PLAIN + "<|assistant|>", (HI, HELLO), None, "the rendered text has user assistant assistant"),
     ],
@@ -235,33 +218,19 @@ def test_template_without_a_generation_prompt_is_refused(tmp_path: Path) -> None
     silent = with_template(tmp_path, "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}")
     with pytest.raises(CheckpointError, match=r"writes no <\|assistant\|>"):
         encode_chat(silent, chat(HI, HELLO))
-    with pytest.raises(DataError, match="expected the turns user assistant"):
+    with pytest.raises(DataError, match="writes no generation prompt"):
         encode_prompt(silent, chat(HI))
 
 
 def test_older_template_skips_empty_messages_and_is_told_on(tmp_path: Path) -> None:
     older = with_template(tmp_path, GLM_4_9B_CHAT)
-    with pytest.raises(
-        DataError, match="user assistant observation assistant, the rendered text has user assistant"
-    ):
+    with pytest.raises(DataError, match=r"messages\[2\]: .* leaves out messages without content"):
         encode_chat(older, chat(HI, CALL, Message("observation", ""), ANSWER))
 
 
-@pytest.mark.parametrize(("name", "value"), [("train_on", "asistant"), ("truncation", "errors")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("train_on", "asistant"), ("truncation", "errors"), ("stop_token", "roles")]
+)
 def test_unknown_options_are_refused(tokenizer: GlmTokenizer, name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"data.{name}='{value}'.*Did you mean"):
         encode_chat(tokenizer, chat(HI, HELLO), **{name: value})
-
-
-@pytest.mark.parametrize("tool", [{"type": "python"}, {"type": "function", "function": {"name": " "}}])
-def test_tool_without_a_name_is_refused_where_the_template_needs_one(
-    tokenizer: GlmTokenizer, tool: dict
-) -> None:
-    with pytest.raises(DataError, match=r"tools\[1\]: .* has no name"):
-        encode_chat(tokenizer, chat(HI, HELLO, tools=(WEATHER, tool)))
-
-
-def test_native_tool_stays_legal_where_the_template_takes_tools_in_a_message(tmp_path: Path) -> None:
-    nine_b = with_template(tmp_path, GLM_4_9B_CHAT)
-    ids = encode_chat(nine_b, chat(HI, HELLO, tools=(WEATHER, {"type": "python"}))).input_ids
-    assert "get_weather" in nine_b.decode(ids)

@@ -70,7 +70,18 @@ def test_a_cut_keeps_what_was_trained_before_it(tokenizer: GlmTokenizer) -> None
         got = encode(tokenizer, *long_result, max_length=length)
         assert got.input_ids == call.input_ids  # up to the hand-over to the tool, which stands in the text
         assert got.labels == call.labels
-        assert got.cut
+        assert (got.dropped_messages, got.cut) == (2, False)  # the call is whole, the other two are not there
+
+
+def test_messages_that_are_cut_away_whole_count_as_dropped(tokenizer: GlmTokenizer) -> None:
+    turns = (*TURNS[:2], Message("observation", "31 " * 50), TURNS[3])
+    whole = encode(tokenizer, *turns, train_on="all")
+    head = whole.input_ids.index(tokenizer.token_to_id("<|user|>"))
+    for length in range(head + 2, len(whole.input_ids)):
+        got = encode(tokenizer, *turns, train_on="all", max_length=length)
+        headers = [i for i, id_ in enumerate(got.input_ids) if id_ in tokenizer.stop_token_ids[1:]]
+        headers += [i for i, id_ in enumerate(got.input_ids) if id_ == tokenizer.token_to_id("<|assistant|>")]
+        assert got.dropped_messages == 4 - sum(i + 1 < length for i in headers)
 
 
 def test_trailing_messages_count_as_dropped(tokenizer: GlmTokenizer) -> None:
@@ -81,13 +92,48 @@ def test_trailing_messages_count_as_dropped(tokenizer: GlmTokenizer) -> None:
     assert encode(tokenizer, *TURNS, Message("user", "bye"), max_length=newest).dropped_messages == 7
 
 
-def test_untrained_newest_turns_leave_nothing(tokenizer: GlmTokenizer) -> None:
+def test_untrained_messages_at_the_end_go_first(tokenizer: GlmTokenizer) -> None:
     turns = (*TURNS[:7], Message("assistant", "three four five", train=False))
     size = len(encode(tokenizer, *turns).input_ids)
-    newest = len(encode(tokenizer, *TURNS[6:]).input_ids) - 1
-    assert encode(tokenizer, *turns, max_length=size - 1).dropped_messages == 4
-    with pytest.raises(ExampleTooLong):
-        encode(tokenizer, *turns, max_length=newest)
+    trained, newer = encode(tokenizer, *TURNS[:6]), encode(tokenizer, *TURNS[4:6])
+    for length in range(len(newer.input_ids), size):
+        expected, dropped = (trained, 2) if length >= len(trained.input_ids) else (newer, 6)
+        got = encode(tokenizer, *turns, max_length=length)
+        assert (got.input_ids, got.labels) == (expected.input_ids, expected.labels)
+        assert (got.dropped_messages, got.cut) == (dropped, False)
+        assert got.dropped_tokens == size - len(got.input_ids)
+
+
+def test_what_is_kept_begins_with_a_user_and_holds_calls_with_their_results(tokenizer: GlmTokenizer) -> None:
+    agent = (TURNS[4], TURNS[5], TURNS[6], *TURNS[1:4])  # the call, its result and the answer come last
+    newest = encode(tokenizer, *agent[2:])
+    for length in range(len(newest.input_ids), len(encode(tokenizer, *agent).input_ids)):
+        got = encode(tokenizer, *agent, max_length=length)
+        assert got.input_ids == newest.input_ids
+        turns = tokenizer.decode(got.input_ids).split("<|user|>")
+        assert turns[1].startswith("\nthird<|assistant|>get_weather\n{}<|observation|>\n31<|assistant|>")
+    for length in range(len(newest.input_ids) - 1, 0, -1):  # one exchange: only its end can go
+        try:
+            got = encode(tokenizer, *agent, max_length=length)
+        except ExampleTooLong:
+            continue
+        assert got.input_ids == newest.input_ids[: len(got.input_ids)]
+        kept = [stop for stop in newest.stop_positions if stop < len(got.input_ids)]
+        assert got.stop_positions == kept
+        assert got.cut == (len(got.input_ids) - 1 not in kept)
+
+
+def test_a_cut_of_everything_trained_ends_anywhere(tokenizer: GlmTokenizer) -> None:
+    whole = encode(tokenizer, *TURNS[6:], train_on="all")
+    head = whole.input_ids.index(tokenizer.token_to_id("<|user|>"))
+    with pytest.raises(ExampleTooLong, match="no trained token fits"):
+        encode(tokenizer, *TURNS[6:], train_on="all", max_length=head + 1)  # tools and system message only
+    for length in range(head + 2, len(whole.input_ids)):
+        got = encode(tokenizer, *TURNS[6:], train_on="all", max_length=length)
+        assert (got.input_ids, got.labels) == (whole.input_ids[:length], whole.labels[:length])
+        assert not got.stop_positions
+        text = tokenizer.decode(got.input_ids)
+        assert got.cut == (not text.endswith(("third", "third<|assistant|>")))
 
 
 def test_error_and_drop_say_the_lengths(tokenizer: GlmTokenizer) -> None:
