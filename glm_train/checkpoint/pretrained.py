@@ -217,7 +217,7 @@ def _read_generation(folder: Path, config: GlmConfig) -> dict[str, Any]:
         raise CheckpointError(f"{path}: expected a JSON object, found {type(values).__name__}")
     if faults := id_faults(values, config.vocab_size):
         raise CheckpointError("\n".join(f"{path}: {fault}" for fault in faults))
-    return _with_ids({key: value for key, value in values.items() if is_kept(key)}, config)
+    return _with_ids({key: value for key, value in values.items() if is_kept(key, value)}, config)
 
 
 def _with_ids(values: dict[str, Any], config: GlmConfig) -> dict[str, Any]:

@@ -31,11 +31,23 @@ def logits(model: Any) -> torch.Tensor:
 class TestConfigChanges:
     def test_are_those_of_the_config(self, tmp_path: Path) -> None:
         stored = saved(tmp_path)
-        changes = {"attention_dropout": 0.1, "bidirectional": True, "rope_theta": 5e6, "use_cache": False}
+        changes = {"attention_dropout": 0.1, "rope_theta": 50.0, "use_cache": False}
         model = GlmForCausalLM.from_pretrained(tmp_path, **changes)
         assert {name: getattr(model.config, name) for name in changes} == changes
         assert not torch.allclose(logits(model), logits(stored))
         assert GlmForCausalLM.from_pretrained(tmp_path).config == GlmConfig.from_pretrained(tmp_path)
+
+    @pytest.mark.parametrize("cls", [GlmModel, GlmForSequenceClassification, GlmForTokenClassification])
+    def test_bidirectional(self, tmp_path: Path, cls: Any) -> None:
+        saved(tmp_path)
+        torch.manual_seed(0)
+        causal = cls.from_pretrained(tmp_path)
+        torch.manual_seed(0)
+        both_ways = cls.from_pretrained(tmp_path, bidirectional=True)
+        with torch.no_grad():
+            assert not torch.allclose(both_ways(IDS)[0], causal(IDS)[0])
+        both_ways.save_pretrained(tmp_path / "again")
+        assert cls.from_pretrained(tmp_path / "again").config.bidirectional
 
     def test_problem_type(self, tmp_path: Path) -> None:
         saved(tmp_path)
