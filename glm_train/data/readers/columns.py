@@ -30,7 +30,7 @@ def read_parquet(path: Path) -> Iterator[Item]:
     import pyarrow.parquet as pq
 
     def batches() -> Iterator[pa.RecordBatch]:
-        with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
+        with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
             _refuse_bombs(path, file.metadata)
             yield from file.iter_batches(batch_size=_ROWS)
 

@@ -22,8 +22,12 @@ from glm_train.data.readers.record import Fault, Item, read_value
 from glm_train.errors import DataError
 
 _CHUNK_BYTES = 1 << 18
-_OUTSIDE = re.compile(rb'["\[\]{},]')
-_INSIDE = re.compile(rb'["\\]')
+# Each pattern takes all it can in one call: strings are long and full of escapes, and what stands between
+# brackets does not matter, but for the commas between elements.
+_INSIDE = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+_STRING = b'"' + _INSIDE.pattern + b'"'
+_BETWEEN_ELEMENTS = re.compile(rb'(?:[^"\[\]{},]++|' + _STRING + rb")*+", re.DOTALL)
+_IN_AN_ELEMENT = re.compile(rb'(?:[^"\[\]{}]++|' + _STRING + rb")*+", re.DOTALL)
 
 
 def read_json(path: Path) -> Iterator[Item]:
@@ -111,22 +115,26 @@ class _Scanner:
     def ends(self, chunk: bytes) -> Iterator[int]:
         """The positions of the commas between elements, and of the bracket that closes the array."""
         position, self._escaped = int(self._escaped), False
-        while match := (_INSIDE if self._quoted else _OUTSIDE).search(chunk, position):
-            position, mark = match.end(), match[0]
-            if mark == b"\\":
-                self._escaped = position == len(chunk)
-                position += 1
-            elif mark == b'"':
-                self._quoted = not self._quoted
-            elif mark in (b"[", b"{"):
-                self._depth += 1
-            elif mark in (b"]", b"}"):
-                self._depth -= 1
+        while position < len(chunk):
+            if self._quoted:
+                position = self._end(_INSIDE, chunk, position)
+                self._escaped = chunk[position : position + 1] == b"\\"  # of a letter in the next chunk
+                self._quoted = chunk[position : position + 1] != b'"'
+            else:
+                position = self._end(_IN_AN_ELEMENT if self._depth else _BETWEEN_ELEMENTS, chunk, position)
+                mark = chunk[position : position + 1]
+                self._quoted = mark == b'"'  # it is not closed in this chunk
+                self._depth += (mark in (b"[", b"{")) - (mark in (b"]", b"}"))
+                if mark == b"," or self.closed:
+                    yield position
                 if self.closed:
-                    yield match.start()
                     return
-            elif self._depth == 0:
-                yield match.start()
+            position += 1
+
+    @staticmethod
+    def _end(pattern: re.Pattern[bytes], chunk: bytes, position: int) -> int:
+        match = pattern.match(chunk, position)
+        return match.end() if match else position
 
 
 def _syntax_error(path: Path, line: int, what: str) -> DataError:

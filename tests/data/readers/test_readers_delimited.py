@@ -1,0 +1,113 @@
+"""CSV and TSV: values to the letter, lines right in spite of quoted line breaks, wrong tables refused."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from glm_train.data.readers import record
+from glm_train.data.records import Fault, read_items, read_records
+from glm_train.errors import DataError
+
+
+def write(folder: Path, content: str | bytes, name: str = "data.csv") -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        list(read_records(path))
+    return str(caught.value)
+
+
+def test_quotes_line_breaks_and_lines(tmp_path: Path) -> None:
+    text = '\ufeffprompt,completion\r\n"a ""b"", c","x\ny\n"\r\n\r\n你, z \r\n"",w\r\n'
+    found = [(item.value, item.line) for item in read_records(write(tmp_path, text))]
+    assert found == [
+        ({"prompt": 'a "b", c', "completion": "x\ny\n"}, 2),
+        ({"prompt": "你", "completion": " z "}, 6),
+        ({"prompt": "", "completion": "w"}, 7),
+    ]
+
+
+def test_tabs(tmp_path: Path) -> None:
+    path = write(tmp_path, 'prompt\tcompletion\na, b\t"c\td"\n', "data.tsv")
+    assert [item.value for item in read_records(path)] == [{"prompt": "a, b", "completion": "c\td"}]
+
+
+def test_column_of_row_numbers_is_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path, ",prompt,completion\n0,a,b\n")
+    assert [item.value for item in read_records(path)] == [{"prompt": "a", "completion": "b"}]
+
+
+def test_values_may_be_long(tmp_path: Path) -> None:
+    long = "x" * 300_000
+    path = write(tmp_path, f"prompt,completion\n{long},b\n")
+    assert next(read_records(path)).value["prompt"] == long
+
+
+REFUSED = {
+    "semicolons": ("prompt;completion\na;b\n", ":1: the header is one column, 'prompt;completion'"),
+    "tabs in csv": ("prompt\tcompletion\na\tb\n", "a file with tabs is named .tsv"),
+    "no name": ("prompt,,completion\na,b,c\n", ":1: the header has a column without a name"),
+    "same name": ("prompt,prompt\na,b\n", ":1: two columns are named 'prompt'"),
+    "no rows": ("prompt,completion\n\n", "the file holds a header and no rows"),
+    "blank": ("\n\n", ":1: the header has a column without a name"),
+    "open quote": (
+        'prompt,completion\na,b\n"c,d\ne,f\n',
+        ":3: the table cannot be read: unexpected end of data",
+    ),
+    "text after quote": (
+        'prompt,completion\n"a"b,c\n',
+        ":2: the table cannot be read: ',' expected after '\"'",
+    ),
+    "header not UTF-8": (b"pr\xffompt,completion\na,b\n", ":1: the header holds bytes that are not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_tables_that_cannot_be_read(tmp_path: Path, case: str) -> None:
+    content, message = REFUSED[case]
+    path = write(tmp_path, content)
+    assert refusal(path).startswith(f"{path}:")
+    assert message in refusal(path)
+    with pytest.raises(DataError):
+        list(read_items(path))
+
+
+FAULTS = {
+    "too few": (b"a", "the row has 1 values, and the header 2 columns"),
+    "too many": (b"a,b,c", "the row has 3 values, and the header 2 columns"),
+    "not UTF-8": ("é,b".encode("latin-1"), "'prompt' holds bytes that are not UTF-8"),
+    "GB18030": ("你好,b".encode("gb18030"), "'prompt' holds bytes that are not UTF-8"),
+    "NUL": (b"a,b\0", "'completion' holds a NUL byte"),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_faulty_rows_do_not_end_the_file(tmp_path: Path, case: str) -> None:
+    row, message = FAULTS[case]
+    path = write(tmp_path, b'prompt,completion\n"x\ny",1\n' + row + b"\nz,2\n")
+    items = list(read_items(path))
+    assert [(type(item) is Fault, item.line) for item in items] == [(False, 2), (True, 4), (False, 5)]
+    assert refusal(path).startswith(f"{path}:4: {message}")
+
+
+def test_line_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "MAX_RECORD_BYTES", 1 << 20)
+    path = write(tmp_path, "prompt,completion\na," + "x" * (2 << 20) + "\n")
+    assert refusal(path).startswith(f"{path}:2: the table cannot be read: the line is longer than 1 MiB")
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "prompt,completion\n" + f'{"p" * 500},"{"c" * 500}"\n' * 5_000)
+    tracemalloc.start()
+    count = sum(1 for _ in read_records(path))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 5_000
+    assert peak < 1 << 20, "5 MB of rows were read with more than 1 MiB of memory"
