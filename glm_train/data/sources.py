@@ -93,7 +93,7 @@ def _files(name: str, split: str) -> list[Path]:
         raise DataError(
             f"{name}: no such file. {head!r} is one, but {tail!r} is no weight: write a number after the colon."
         )
-    hub_id = head if colon else name
+    hub_id, colon, tail = name.partition(":")
     if _is_hub_id(hub_id):
         config, _, chosen = tail.rpartition("/") if colon else ("", "", split)
         return download(hub_id, config or None, _split_name(name, chosen))
