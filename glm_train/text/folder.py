@@ -29,7 +29,7 @@ NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
 # What the code of the older layout calls them where its configuration does not.
 _RANK_FILE_NAMES = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
 # GLM-4's is 2.6 MB.
-_MOST_RANK_BYTES = 32 * 1024 * 1024
+_MOST_RANK_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,14 @@ class TokenizerFiles:
         described = self.config.get("added_tokens_decoder") or {}
         ids: dict[str, int] = {}
         try:
-            for id_, token in described.items():
-                ids[self._spelling("added_tokens_decoder", token)] = int(id_)
-            for spelling, id_ in self._json("added_tokens.json").items():
-                if ids.setdefault(spelling, id_) != id_ or isinstance(id_, bool):
-                    raise ValueError(f"{spelling!r} has two ids, {ids[spelling]} and {id_!r}")
-                ids[spelling] = int(id_)
+            pairs = [
+                (self._spelling("added_tokens_decoder", token), int(id_)) for id_, token in described.items()
+            ]
+            for spelling, id_ in (*pairs, *self._json("added_tokens.json").items()):
+                if type(id_) is not int:
+                    raise ValueError(f"{spelling!r} has the id {id_!r}")
+                if ids.setdefault(spelling, id_) != id_:
+                    raise ValueError(f"{spelling!r} has two ids, {ids[spelling]} and {id_}")
         except (TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
                 f"{self.source}: the ids of the added tokens are malformed ({error})"

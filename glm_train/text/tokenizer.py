@@ -161,6 +161,9 @@ class GlmTokenizer(Vocabulary):
         encodings = checked(self._backend.encode_batch, texts, add_special_tokens=False)
         limit = positive("max_length", max_length) or self._limit()
         if truncates(truncation) and limit is not None:
+            multiple = positive("pad_to_multiple_of", pad_to_multiple_of)
+            if pads(padding) and multiple is not None and limit % multiple:
+                raise ValueError(f"max_length={limit} is no multiple of {pad_to_multiple_of=}")
             room = limit - (self._backend.num_special_tokens_to_add(False) if add_special_tokens else 0)
             for encoding in encodings:
                 encoding.truncate(max(room, 0), direction=self.truncation_side)
