@@ -33,10 +33,9 @@ COMMANDS = (
     Command(
         "show", "print the resolved configuration of a run, without starting it", "glm_train.cli.show", True
     ),
-    Command(
-        "preview", "what a run would train, token by token, and a report", "glm_train.cli.preview", True
-    ),
+    Command("preview", "what a run would train, token by token, and a report", "glm_train.cli.preview", True),
     Command("recipes", "list the recipes", "glm_train.cli.recipes"),
+    Command("convert", "rewrite a model folder: chatglm layout <-> Hugging Face's", "glm_train.cli.convert"),
     Command("generate", "answer a prompt, or chat, with a trained model", "glm_train.cli.generate"),
 )
 _EPILOG = "Settings are written key=value, such as optim.lr=1e-4. See also `glm-train COMMAND --help`."

@@ -10,6 +10,7 @@ GLM-4-9B-chat (rope_ratio 500) into a model of theta 10000.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -221,7 +222,9 @@ def _architecture(names: list[str], family: str) -> str:
 
 def _ratio(theta: float) -> float:
     """The rope_ratio of a rotary base; a whole number where it is one, as in the releases."""
-    ratio = theta / THETA
+    near = theta / THETA  # rounded, so that a neighbour may be the one that gives the base again
+    beside = (near, math.nextafter(near, 0), math.nextafter(near, math.inf))
+    ratio = next((ratio for ratio in beside if THETA * ratio == theta), near)
     return int(ratio) if ratio == int(ratio) else ratio
 
 
@@ -236,7 +239,7 @@ def _unsayable(config: GlmConfig) -> list[str]:
             "head; GLM-Edge and other models that rotate more or less have no original layout"
         )
     elif THETA * _ratio(config.rope_theta) != config.rope_theta:
-        faults.append(f"rope_theta {config.rope_theta}: is no 10000 * rope_ratio in floating point; round it")
+        faults.append(f"rope_theta {config.rope_theta}: 10000 * rope_ratio cannot give it exactly; round it")
     if config.hidden_act not in ("silu", "swish"):
         faults.append(f"hidden_act {config.hidden_act!r}: the original layout has only silu")
     if getattr(config, "bidirectional", False):
