@@ -18,6 +18,7 @@ from glm_train.checkpoint.memory import require_memory
 from glm_train.checkpoint.new_head import check_head
 from glm_train.checkpoint.safetensors_file import strict_json
 from glm_train.checkpoint.sizes import check_sizes
+from glm_train.checkpoint.unfilled import unfilled
 from glm_train.checkpoint.weights import MAX_SHARD_BYTES, load_weights, save_weights
 from glm_train.errors import CheckpointError
 from glm_train.hub import read_text, resolve_folder
@@ -83,8 +84,7 @@ class Pretrained(nn.Module):
         generation = _read_generation(folder, config)
         wanted = _dtype(dtype if dtype is not None else torch_dtype) or _dtype(config.dtype)
         place = _device(device if device is not None else device_map)
-        with torch.device("meta"):
-            model = cls(config)
+        model = unfilled(cls, config)
         require_memory(model, (wanted or torch.bfloat16).itemsize, place, folder)
         model.new_parameters = load_weights(model, folder, dtype=wanted, device=place)
         if model.new_parameters:

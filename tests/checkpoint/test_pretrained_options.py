@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,18 @@ class TestConfigChanges:
         assert (model.config.rope_theta, model.config.attention_dropout) == (5e6, 0.2)
         assert config.attention_dropout == 0.0
         assert model.config is not config
+
+
+def test_loading_imports_nothing_to_make_values_that_the_files_hold(tmp_path: Path) -> None:
+    """The first `normal_` on the meta device imports sympy and 800 other modules."""
+    saved(tmp_path)
+    code = (
+        "import sys\nfrom glm_train import GlmForCausalLM\nbefore = set(sys.modules)\n"
+        f"model = GlmForCausalLM.from_pretrained({str(tmp_path)!r})\n"
+        "assert model.lm_head.weight.std() > 0.1\nprint(len(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 30
 
 
 class TestMeta:

@@ -1,0 +1,258 @@
+"""How fast and in how much memory a model folder loads, beside plain reading of the same files.
+
+    python benchmarks/loading.py                       # 1.5 GB of random weights in a temporary folder
+    python benchmarks/loading.py --gigabytes 0.3 --rounds 3
+
+Each side runs in a fresh process for each measurement, in turn, several rounds; the files are in the page cache. What
+is compared:
+
+- new memory: `from_pretrained`, and reading the files into new memory, which is the least that any loader does;
+- memory that is there: `load_weights` into a model, and reading the files into a buffer of their size. Here the
+  kernel hands out no pages, so the loader's own cost shows.
+
+Reading is one `readinto` a file. Memory is what the process owns (RssAnon), sampled every millisecond during the load,
+less what it owned before; mapped pages of the files are the kernel's, which takes them back when it needs to.
+Writes benchmarks/results/loading_cpu.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SHAPE = {
+    "vocab_size": 32768,
+    "hidden_size": 2048,
+    "intermediate_size": 6912,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "pad_token_id": 0,
+    "eos_token_id": [0],
+}
+LAYER_BYTES, EMBEDDING_BYTES = 103_834_624, 134_217_728  # bf16
+# Name, side, dtype of the files, dtype of the model. The first of each pair is what the second is compared with.
+PAIRS = [
+    ("bf16 files, bf16 model, new memory", "bfloat16", ("read_new", ""), ("from_pretrained", "bfloat16")),
+    ("fp32 files, fp32 model, new memory", "float32", ("read_new", ""), ("from_pretrained", "float32")),
+    ("fp32 files, bf16 model, new memory", "float32", ("read_new", ""), ("from_pretrained", "bfloat16")),
+    ("bf16 files, fp32 model, new memory", "bfloat16", ("read_new", ""), ("from_pretrained", "float32")),
+    ("bf16 files, bf16 model, memory there", "bfloat16", ("read_there", ""), ("load_weights", "bfloat16")),
+    ("fp32 files, fp32 model, memory there", "float32", ("read_there", ""), ("load_weights", "float32")),
+    ("fp32 files, bf16 model, memory there", "float32", ("read_there", ""), ("load_weights", "bfloat16")),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--gigabytes", type=float, default=1.5, help="of bf16 weights; the fp32 files are twice that"
+    )
+    parser.add_argument("--shards", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="torch's threads while loading")
+    parser.add_argument("--folder", type=Path, help="where the models are made (default: a temporary folder)")
+    parser.add_argument("--side", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "loading_cpu.md")
+    args = parser.parse_args()
+    if args.side:
+        side, folder, dtype = args.side
+        print(json.dumps(SIDES[side](Path(folder), dtype)))
+        return
+    with tempfile.TemporaryDirectory(dir=args.folder) as scratch:
+        folders = make_folders(Path(scratch), args.gigabytes, args.shards)
+        rows = [measure(pair, folders, args.rounds, args.threads) for pair in PAIRS]
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(report(rows, args), encoding="utf-8")
+    print(f"wrote {args.output}")
+
+
+def make_folders(scratch: Path, gigabytes: float, shards: int) -> dict[str, Path]:
+    """The same random model in bf16 and fp32 files."""
+    import torch
+
+    from glm_train import GlmConfig, GlmForCausalLM
+
+    layers = max(1, round((gigabytes * 1e9 - 2 * EMBEDDING_BYTES) / LAYER_BYTES))
+    with torch.device("meta"):
+        model = GlmForCausalLM(GlmConfig(**SHAPE, num_hidden_layers=layers)).bfloat16()
+    model.to_empty(device="cpu")
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.02)
+    folders = {}
+    for dtype in ("bfloat16", "float32"):
+        model.to(getattr(torch, dtype))
+        folders[dtype] = scratch / dtype
+        size = sum(parameter.nbytes for parameter in model.parameters())
+        model.save_pretrained(folders[dtype], max_shard_bytes=size // shards + 2**27)
+        print(f"{dtype}: {size / 1e9:.2f} GB in {len(weight_files(folders[dtype]))} files", flush=True)
+    return folders
+
+
+def measure(pair: Any, folders: dict[str, Path], rounds: int, threads: int) -> dict[str, Any]:
+    """Both sides of a pair in turn, once to warm the page cache and then `rounds` times."""
+    name, stored, *sides = pair
+    results: list[list[dict[str, Any]]] = [[], []]
+    for turn in range(rounds + 1):
+        for (side, dtype), kept in zip(sides, results, strict=True):
+            result = run(side, folders[stored], dtype, threads)
+            if turn:
+                kept.append(result)
+    size = sum(path.stat().st_size for path in weight_files(folders[stored]))
+    ratios = [plain["seconds"] / ours["seconds"] for plain, ours in zip(*results, strict=True)]
+    row = {"name": name, "bytes": size, "plain": results[0], "ours": results[1], "ratios": ratios}
+    print(line(row), flush=True)
+    return row
+
+
+def run(side: str, folder: Path, dtype: str, threads: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--side", side, str(folder), dtype]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    return json.loads(subprocess.run(command, check=True, capture_output=True, env=environment).stdout)
+
+
+def read_new(folder: Path, _: str) -> dict[str, Any]:
+    import torch
+
+    buffers = []
+
+    def read() -> None:
+        for path in weight_files(folder):
+            buffers.append(torch.empty(path.stat().st_size, dtype=torch.uint8))
+            read_into(buffers[-1], path)
+
+    return watched(read)
+
+
+def read_there(folder: Path, _: str) -> dict[str, Any]:
+    import torch
+
+    files = weight_files(folder)
+    buffers = [torch.ones(path.stat().st_size, dtype=torch.uint8) for path in files]
+
+    def read() -> None:
+        for path, buffer in zip(files, buffers, strict=True):
+            read_into(buffer, path)
+
+    return watched(read)
+
+
+def read_into(buffer: Any, path: Path) -> None:
+    view, at = memoryview(buffer.numpy()), 0
+    with path.open("rb", buffering=0) as file:
+        while at < len(view):
+            at += file.readinto(view[at:])
+
+
+def from_pretrained(folder: Path, dtype: str) -> dict[str, Any]:
+    import torch
+
+    from glm_train import GlmForCausalLM
+
+    torch.zeros(1).bfloat16()
+    kept = []
+    result = watched(lambda: kept.append(GlmForCausalLM.from_pretrained(folder, dtype=dtype)))
+    parameters = list(kept[0].parameters())
+    return result | sizes(parameters)
+
+
+def load_weights(folder: Path, dtype: str) -> dict[str, Any]:
+    import torch
+
+    from glm_train import GlmForCausalLM
+    from glm_train.checkpoint.weights import load_weights as load
+
+    model = GlmForCausalLM.from_pretrained(folder, dtype=dtype, device="meta").to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1)
+    return watched(lambda: load(model, folder)) | sizes(list(model.parameters()))
+
+
+def sizes(parameters: list[Any]) -> dict[str, int]:
+    return {"model": sum(p.nbytes for p in parameters), "largest": max(p.nbytes for p in parameters)}
+
+
+def watched(work: Callable[[], object]) -> dict[str, Any]:
+    """Seconds of `work`, and the peak of the memory that the process owns, above what it owned before."""
+    before, peak, done = own_bytes(), [0], threading.Event()
+
+    def sample() -> None:
+        while not done.wait(0.001):
+            peak[0] = max(peak[0], own_bytes())
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    start = time.perf_counter()
+    work()
+    seconds = time.perf_counter() - start
+    done.set()
+    sampler.join()
+    return {"seconds": seconds, "peak": max(peak[0], own_bytes()) - before}
+
+
+def own_bytes() -> int:
+    found = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found is not None
+    return 1024 * int(found[1])
+
+
+SIDES = {f.__name__: f for f in (read_new, read_there, from_pretrained, load_weights)}
+
+
+def weight_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def line(row: dict[str, Any]) -> str:
+    """One row of the table."""
+    speeds = [
+        row["bytes"] / 1e9 / statistics.median(r["seconds"] for r in row[side]) for side in ("plain", "ours")
+    ]
+    least = [row["bytes"] / 1e9 / min(r["seconds"] for r in row[side]) for side in ("plain", "ours")]
+    first = row["ours"][0]
+    over = max(r["peak"] for r in row["ours"]) - (first["model"] if "new" in row["name"] else 0)
+    return (
+        f"| {row['name']} | {speeds[0]:.2f} | {speeds[1]:.2f} | {statistics.median(row['ratios']):.0%} | "
+        f"{least[1] / least[0]:.0%} | {over / 2**20:,.0f} | {first['largest'] / 2**20:,.0f} |"
+    )
+
+
+def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
+    import torch
+
+    files = {row["bytes"] for row in rows}
+    largest = ", ".join(f"{size / 1e9:.2f} GB" for size in sorted(files))
+    return (
+        "# Loading a model folder\n\n"
+        f"`python benchmarks/loading.py` on {os.cpu_count()} cores, {args.threads} thread(s), {cpu()}; torch "
+        f"{torch.__version__}, Python {platform.python_version()}. Files of {largest} ({args.shards} shards), in the "
+        f"page cache; {args.rounds} rounds in which the sides take turns, each in a fresh process. GB/s of file; "
+        "medians, the ratio round by round and of the best rounds. Memory: peak above the model (above what was there "
+        "for the last rows), and the largest tensor, in MiB.\n\n"
+        "| | reading | loading | ratio | best | peak above | one tensor |\n|---|---:|---:|---:|---:|---:|---:|\n"
+        + "".join(f"{line(row)}\n" for row in rows)
+    )
+
+
+def cpu() -> str:
+    found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    return found[1] if found else platform.processor()
+
+
+if __name__ == "__main__":
+    main()
