@@ -92,7 +92,7 @@ def _run(
 ) -> Tensor:
     """Prompt once, repeat its rows, then a token at a time: (R, T + new) on the model's device."""
     device, repeats = next(model.parameters()).device, settings.num_return_sequences
-    ids_BT = ids_BT.to(device)
+    ids_BT = ids_BT.to(device, torch.long)
     if mask_BT is not None:
         mask_BT = None if bool(mask_BT.all()) else mask_BT.to(device).bool()
     decoding = _Decoding(model, mask_BT, ids_BT.shape[1] + settings.new_tokens)
@@ -109,7 +109,7 @@ def _run(
         seen_RV = seen_tokens(ids_RT, hidden, scores_RV.shape[-1])
     with _shown_by(streamer, ids_RT) as show:
         made = _continue(decoding, scores_RV, seen_RV, settings, source, show)
-    return torch.cat((ids_RT, torch.stack(made, dim=1).to(ids_RT.dtype)), dim=1)
+    return torch.cat((ids_RT, torch.stack(made, dim=1)), dim=1)
 
 
 def _continue(

@@ -60,6 +60,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 def settle(model: Any, prompt_tokens: int, default_stops: list[int], given: dict[str, Any]) -> Settings:
     """The settings of one call: `given` are the arguments by name, None where the caller said nothing."""
     stated = getattr(model, "generation_config", None) or {}
+    if model.config.bidirectional:
+        raise ValueError("a bidirectional model reads whole texts: it has no next token to generate")
     pick = _Picker(given, stated)
     sample = pick("do_sample")
     rows = given["num_return_sequences"]
@@ -71,7 +73,7 @@ def settle(model: Any, prompt_tokens: int, default_stops: list[int], given: dict
     else:
         _refuse_without_effect(given, rows)
     stops = given["eos_token_id"] if given["eos_token_id"] is not None else default_stops
-    stops = _ids("eos_token_id", stops, model.config.vocab_size)
+    stops = _stop_ids(stops, model.config.vocab_size)
     return Settings(
         new_tokens=_new_tokens(pick, prompt_tokens),
         sampling=sampling,
@@ -87,6 +89,8 @@ def random_source(model: Any, seed: int | None, generator: torch.Generator | Non
     device = next(model.parameters()).device
     if seed is not None and generator is not None:
         raise ValueError("seed and generator are two ways to fix what is drawn; give one")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, found {type(generator).__name__}")
     if generator is not None and generator.device.type != device.type:
         raise ValueError(
             f"the generator draws on {generator.device}, the model is on {device}: use one of its device"
@@ -200,13 +204,13 @@ def _new_tokens(pick: _Picker, prompt_tokens: int) -> int:
     return int(whole) - prompt_tokens
 
 
-def _ids(name: str, ids: Any, vocabulary: int) -> list[int]:
+def _stop_ids(ids: Any, vocabulary: int) -> list[int]:
     """An id, or several, as a list."""
     if isinstance(ids, Tensor):
         ids = ids.tolist()
     found = [ids] if isinstance(ids, Integral) else ids
     if not isinstance(found, list | tuple) or not all(_is_int(i, 0) and i < vocabulary for i in found):
-        raise ValueError(f"{name} must be ids from 0 to {vocabulary - 1}, found {ids!r}")
+        raise ValueError(f"eos_token_id must be ids from 0 to {vocabulary - 1}, found {ids!r}")
     return [int(i) for i in found]
 
 
@@ -214,5 +218,9 @@ def _pad_id(given: Any, stated: dict[str, Any], config: Any, stops: list[int]) -
     """What follows a row's stop token. As in transformers, the first stop id where nothing names a padding id."""
     for value in (given, stated.get("pad_token_id"), config.pad_token_id):
         if value is not None:
-            return _ids("pad_token_id", [value], config.vocab_size)[0]
+            if not _is_int(value, 0) or value >= config.vocab_size:
+                raise ValueError(
+                    f"pad_token_id must be an id from 0 to {config.vocab_size - 1}, found {value!r}"
+                )
+            return int(value)
     return stops[0] if stops else 0

@@ -108,6 +108,13 @@ def test_a_tokenizers_batch_goes_in_as_it_is(model: GlmForCausalLM) -> None:
     assert out.dtype == torch.long
 
 
+def test_ids_of_another_width_stay_so(model: GlmForCausalLM) -> None:
+    arguments = {"max_new_tokens": 6, "repetition_penalty": 1.2}
+    out = model.generate(prompts().int(), **arguments)
+    assert out.dtype == torch.int32
+    assert out.tolist() == model.generate(prompts(), **arguments).tolist()
+
+
 def test_the_mask_outgrows_what_was_made_ahead(
     model: GlmForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,29 @@ def test_nothing_that_is_left_is_an_inference_tensor(
     assert not any(tensor.is_inference() for tensor in kept)
 
 
+@pytest.mark.parametrize(("limit", "rows", "room"), [(12, 1, 17), (12, 3, 17), (10**9, 3, 5 + 1 + 1024)])
+def test_the_cache_has_room_for_what_may_come_soon(
+    model: GlmForCausalLM, limit: int, rows: int, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caches: list[generation.KeyValueCache] = []
+    make = generation.KeyValueCache
+
+    def listening() -> generation.KeyValueCache:
+        caches.append(make())
+        return caches[-1]
+
+    monkeypatch.setattr(generation, "KeyValueCache", listening)
+    stop = [] if limit == 12 else list(range(49))  # half of the vocabulary
+    arguments = {"do_sample": True, "num_return_sequences": rows, "seed": 3}
+    model.generate(prompts(1), max_new_tokens=limit, eos_token_id=stop, **arguments)
+    assert held(caches[0]) == rows * room
+
+
+def held(cache: generation.KeyValueCache) -> int:
+    """Tokens of all rows that the first layer's keys have room for."""
+    return cache[0][0].untyped_storage().nbytes() // (2 * 16 * 4)
+
+
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_switches_of_the_config_do_not_matter(model: GlmForCausalLM, use_cache: bool) -> None:
     expected = model.generate(prompts(), max_new_tokens=6)

@@ -49,7 +49,7 @@ REFUSED: list[tuple[Callable[[], dict[str, Any]], str]] = [
     (lambda: {"max_length": 2}, "max_length 2 counts the prompt, which has 2 tokens"),
     (lambda: {"eos_token_id": [7, 97]}, r"eos_token_id must be ids from 0 to 96, found \[7, 97\]"),
     (lambda: {"eos_token_id": -1}, "eos_token_id must be ids"),
-    (lambda: {"pad_token_id": 2.0}, "pad_token_id must be ids"),
+    (lambda: {"pad_token_id": 2.0}, "pad_token_id must be an id from 0 to 96, found 2.0"),
     (lambda: {"input_ids": IDS[0]}, r"input_ids must be \(batch, at least one token\), found shape \(2,\)"),
     (lambda: {"input_ids": IDS[:, :0]}, "at least one token"),
     (lambda: {"input_ids": IDS[:0]}, "at least one token"),
@@ -109,7 +109,7 @@ def test_a_wrong_generation_config_is_named(model: GlmForCausalLM) -> None:
 
 def test_a_bidirectional_model_does_not_generate(model: GlmForCausalLM) -> None:
     model.config.bidirectional = True
-    with pytest.raises(ValueError, match="bidirectional"):
+    with pytest.raises(ValueError, match="a bidirectional model reads whole texts"):
         model.generate(IDS, max_new_tokens=2)
 
 
