@@ -51,11 +51,11 @@ def reason_of(error: DataError) -> str:
 
     `messages[3]: it has the role 'asistant'. Use one of: ...` -> `it has the role '...'`
     """
-    text = str(error).splitlines()[0]
-    text = re.sub(r"^(`?\w+(\[\d+\])+(\.\w+)*`?:? )+", "", text)
+    text = str(error).partition("\n")[0]
+    text = re.sub(r"^(\w+\[\d+\]: )+", "", text)
     text = re.sub(r"'[^']*'|\"[^\"]*\"", "'...'", text)
     text = re.split(r"[.;] |: (?=it has|the )|[.;:]$", text)[0]
-    return re.sub(r"\d[\d,]*", "N", text)[:100]
+    return re.sub(r"(?<![\w-])\d[\d,]*\b|(?<=0x)\w+|(?<=\\u)\w{4}", "N", text)[:100]
 
 
 def _chunks(paths: list[Path], skip: bool) -> Iterator[_Chunk]:

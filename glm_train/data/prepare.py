@@ -167,7 +167,7 @@ class ChatEncoder:
             train_on=self.train_on,
             max_length=self.max_length,
             truncation=self.truncation,
-            **({} if self.stop_token == "role" else {"stop_token": self.stop_token}),
+            stop_token=self.stop_token,
         )
         labels = np.asarray(chat.labels, np.int32)
         if trained_tokens(labels) == 0:

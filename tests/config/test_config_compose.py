@@ -112,6 +112,8 @@ def test_references_reach_values_that_no_file_writes(tmp_path: Path) -> None:
         ("data.train=[a.jsonl,b c.jsonl]", "data", "train", ("a.jsonl", "b c.jsonl")),
         ("data.train=/数据/训练(1).jsonl", "data", "train", ("/数据/训练(1).jsonl",)),
         ("data.train=[训练.jsonl, 验证.jsonl]", "data", "train", ("训练.jsonl", "验证.jsonl")),
+        ("data.train=[a.jsonl:2, b.parquet:0.5]", "data", "train", ("a.jsonl:2", "b.parquet:0.5")),
+        ("data.train=owner/name:main/train_sft:2", "data", "train", ("owner/name:main/train_sft:2",)),
         ("data.train='a,b.jsonl'", "data", "train", ("a,b.jsonl",)),
         ("data.train=007", "data", "train", ("007",)),
         ("model.path=/models/glm=4", "model", "path", "/models/glm=4"),

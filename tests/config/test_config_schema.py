@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+from typing import get_args, get_type_hints
 
 import pytest
 import yaml
@@ -13,6 +14,10 @@ from glm_train.config import schema
 from glm_train.config.compose import compose
 from glm_train.config.paths import conf_dir
 from glm_train.config.schema import CHOICES, SECTIONS, RunConfig
+from glm_train.data.chat_formats import CHAT_FORMATS
+from glm_train.data.prepare import ON_ERROR
+from glm_train.text.chat import Truncation
+from glm_train.text.chat_labels import StopToken, TrainOn
 
 CHOICE_FILES = sorted(conf_dir().glob("*/*.yaml"))
 
@@ -63,6 +68,15 @@ def test_every_key_has_a_comment() -> None:
             assert re.search(r"  # \w.{5,}", line), f"{owner.__name__}.{name}"
             explained += 1
     assert explained >= 35
+
+
+def test_the_choices_of_chat_data_are_those_of_its_code() -> None:
+    hints = get_type_hints(schema.ChatData)
+    assert get_args(hints["format"]) == ("auto", *CHAT_FORMATS)
+    assert get_args(hints["on_error"]) == ON_ERROR
+    options = {"train_on": TrainOn, "truncation": Truncation, "stop_token": StopToken}
+    for name, known in options.items():
+        assert set(get_args(hints[name])) == set(get_args(known)), name
 
 
 def test_a_config_is_frozen() -> None:

@@ -33,7 +33,7 @@ def refusal(path: Path) -> str:
 MALFORMED = {
     "bad UTF-8": (GOOD + b'{"a": "\xff"}\n', 2, "byte 0xff at column 8 is not UTF-8"),
     "NUL byte": (GOOD + b'{"a": "\0"}\n', 2, "NUL byte"),
-    "truncated JSON": (GOOD + b'{"a": 1, "b', 2, "not JSON: Unterminated string starting at at column 10"),
+    "truncated JSON": (GOOD + b'{"a": 1, "b', 2, "not JSON: Unterminated string starting at column 10"),
     "two values": (b'{"a": 1} {"b": 2}\n', 1, "Extra data at column 10"),
     "pretty-printed": (b'{\n  "a": 1\n}\n', 1, "one JSON object over many lines"),
     "array over lines": (b'[{"a": 1},\n{"a": 2}]\n', 1, "name it .json"),

@@ -37,7 +37,7 @@ IGNORED_KEYS = ("name", "id", "index", "timestamp")
 _CURES = {
     "function_call": "Write it as `tool_calls`.",
     "functions": "Write them as `tools`.",
-    "reasoning_content": "It would not be trained; write it into `content`, or remove it.",
+    "reasoning_content": "It would not be trained; write it into `content`, as <think>...</think> before the answer.",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from glm_train.data.readers.json_text import parse_json
+from glm_train.data.readers.json_text import describe, parse_json
 from glm_train.errors import DataError
 
 
@@ -31,7 +31,7 @@ def json_in(text: str, where: str, cure: str = "Write JSON.") -> Any:
         python = text.lstrip().startswith(("[{'", "{'"))
         cure = "It is written by Python's str(); write it with json.dumps." if python else cure
         raise DataError(
-            f"{where} is a text, and not JSON: {error.msg} at column {error.colno} of {text[:40]!r}. {cure}"
+            f"{where} is a text, and not JSON: {describe(error)} of {text[:40]!r}. {cure}"
         ) from None
     except DataError as error:
         raise DataError(f"{where}: {error}") from None

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from glm_train.data.readers import record
 from glm_train.data.readers.json_lines import BOM, read_json_lines
-from glm_train.data.readers.json_text import decode_utf8, parse_json
+from glm_train.data.readers.json_text import decode_utf8, describe, parse_json
 from glm_train.data.readers.record import Fault, Item, read_value
 from glm_train.errors import DataError
 
@@ -49,8 +49,7 @@ def read_json_array(path: Path) -> Iterator[Item]:
             try:
                 yield read_value(parse_json(decode_utf8(raw)), path, line)
             except json.JSONDecodeError as error:
-                what = f"{error.msg} at column {error.colno}"
-                raise _syntax_error(path, line + error.lineno - 1, what) from None
+                raise _syntax_error(path, line + error.lineno - 1, describe(error)) from None
             except DataError as error:
                 yield Fault(str(path), line, error)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from glm_train.data.readers import record
-from glm_train.data.readers.json_text import decode_utf8, parse_json
+from glm_train.data.readers.json_text import decode_utf8, describe, parse_json
 from glm_train.data.readers.record import Fault, Item, read_value
 from glm_train.errors import DataError
 
@@ -59,7 +59,7 @@ def _too_long() -> DataError:
 
 def _read_line(raw: bytes, path: Path, line: int) -> Item:
     try:
-        return read_value(parse_json(decode_utf8(raw)), path, line)
+        return read_value(parse_json(decode_utf8(raw.rstrip(b"\r\n"))), path, line)
     except json.JSONDecodeError as error:
         return Fault(str(path), line, _syntax_error(error, raw.strip()))
     except DataError as error:
@@ -72,6 +72,4 @@ def _syntax_error(error: json.JSONDecodeError, shape: bytes) -> DataError:
         hint = " The file looks like one JSON object over many lines."
     elif shape.startswith(b"[") and not shape.endswith(b"]"):
         hint = " The file looks like a JSON array; name it .json, and it is read as one."
-    return DataError(
-        f"the line is not JSON: {error.msg} at column {error.colno}.{hint} Write one object a line."
-    )
+    return DataError(f"the line is not JSON: {describe(error)}.{hint} Write one object a line.")

@@ -10,6 +10,11 @@ from glm_train.errors import DataError
 MAX_DEPTH = 100  # of objects and lists inside one another; the tools of a chat need about ten
 
 
+def describe(error: json.JSONDecodeError) -> str:
+    """What is wrong, and the column in its line."""
+    return f"{error.msg.removesuffix(' at')} at column {error.colno}"
+
+
 def decode_utf8(raw: bytes) -> str:
     """The text of some bytes; a DataError without a place where they are none."""
     if b"\0" in raw:
