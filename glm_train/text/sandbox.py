@@ -32,6 +32,14 @@ from glm_train.text.template_limits import current
 MAX_TOKENS = 10_000
 # Filters of our own that the rewritten tree calls. A template cannot spell a name with a blank.
 _STEP, _JOIN, _KEEP, _KEY, _OPERAND = " step", " join", " keep", " key", " operand"
+_REFUSED: dict[type, str] = {
+    nodes.Include: "include",
+    nodes.Import: "import",
+    nodes.FromImport: "import",
+    nodes.Extends: "extends",
+    nodes.NSRef: "attributes with an underscore in front",
+    nodes.ScopedEvalContextModifier: "autoescape",
+}
 _UNMEASURED = (Macro, LoopContext, Cycler, Joiner)
 
 
@@ -144,8 +152,8 @@ class _Rewriter(NodeTransformer):
     visit_For = visit_Macro = visit_Block = visit_CallBlock = _stepping
 
     def _refused(self, node: nodes.Node) -> Any:
-        kind = type(node).__name__.lower()
-        raise jinja2.TemplateSyntaxError(f"a chat template cannot use {kind}", node.lineno)
+        what = _REFUSED[type(node)]
+        raise jinja2.TemplateSyntaxError(f"a chat template cannot use {what}", node.lineno)
 
     visit_Include = visit_Import = visit_FromImport = visit_Extends = visit_ScopedEvalContextModifier = (
         _refused

@@ -93,6 +93,9 @@ class ChatTemplate:
         reason = str(error) or type(error).__name__
         if len(reason) > _MOST_OF_A_REASON:
             reason = reason[:_MOST_OF_A_REASON] + "..."
+        if isinstance(error, LimitError | SecurityError):
+            reason += "; take the model's own chat template"
+            reason += ", or shorten the conversation" if isinstance(error, LimitError) else ""
         return DataError(f"the chat template ({place}) cannot render this conversation: {reason}")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from jinja2.utils import Namespace
 
-# Of processor time, and one more for each million of characters. Half as much again may pass on the wall, where the
+# Of processor time, and three more for each million of characters. Half as much again may pass on the wall, where the
 # template did run (and the machine was not asleep).
 MAX_SECONDS = 1.0
 MAX_STEPS = 5_000_000  # nodes of the template that loops, macros and blocks run through
@@ -56,7 +56,7 @@ class Meter:
         self.max_chars = MAX_CHARS + 8 * size
         self.max_items = MAX_ITEMS + size
         self._max_bytes = MAX_BYTES + 32 * size
-        self._seconds = max_seconds * (1 + size / 1_000_000)
+        self._seconds = max_seconds * (1 + 3 * size / 1_000_000)
         self._began = time.monotonic(), time.thread_time()
         self._steps = MAX_STEPS + 10 * size
         self._work = 0
@@ -78,7 +78,7 @@ class Meter:
             self._work = 0
             passed, ran = time.monotonic() - self._began[0], time.thread_time() - self._began[1]
             if ran > self._seconds or (passed > 1.5 * self._seconds and ran > 0.25 * self._seconds):
-                raise LimitError(f"ran longer than {self._seconds:g} seconds")
+                raise LimitError(f"ran longer than the {self._seconds:.3g} s it is given")
 
     def check(self, chars: int, what: str = "a text") -> None:
         """Refuse a text of `chars` characters before it is made."""
