@@ -66,6 +66,7 @@ class Conversion:
     files: int
     config: GlmConfig
     copied: list[str]
+    made: list[str]  # from tokenizer.model
     comparison: Comparison
 
 
@@ -105,7 +106,7 @@ def convert(
     """
     folder = resolve_folder(source)
     place = free_place(Path(out), folder)
-    found = _open(folder)
+    found, wanted = _open(folder), _files_to_copy(folder)
     target = _target(found, to, changed=rope_theta is not None or dtype is not None)
     config = _new_config(found, rope_theta, dtype)
     values = config.to_dict() if target == "hf" else chatglm_config.from_hugging_face(config)
@@ -121,12 +122,12 @@ def convert(
             write_text(
                 part / CONFIG_NAME, json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
             )
-            copied = _copy_files(folder, part)
-        if target == "hf":
-            _add_tokenizer_json(folder, part, copied, warn)
+            copied = _copy_files(wanted, part)
+        made = _make_tokenizer_json(folder, part, copied, warn) if target == "hf" else []
         files = len(read_index(part).files)
         comparison = compare(found.index, config, part, progress)
-    return Conversion(target, len(state), size, files, config, copied, comparison)
+    copied = [name for name in copied if name not in made]
+    return Conversion(target, len(state), size, files, config, copied, made, comparison)
 
 
 def _open(folder: Path) -> _Source:
@@ -159,6 +160,8 @@ def _new_config(found: _Source, rope_theta: float | None, dtype: str | None) -> 
         raise ConfigError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}.{nearest(dtype, DTYPES)}")
     name = found.kind.__name__
     changes: dict[str, Any] = {"architectures": [name]}
+    if found.config.hidden_act == "swish":  # another name, which the original does not know
+        changes["hidden_act"] = "silu"
     if found.config.model_type == "glm4":
         changes["architectures"] = [name.replace("Glm", "Glm4", 1)]
     if rope_theta is not None:
@@ -239,24 +242,36 @@ def _counted(
     }
 
 
-def _copy_files(folder: Path, part: Path) -> list[str]:
-    """Copy the files that belong to both layouts. A link that leads out of the model is refused."""
+def _files_to_copy(folder: Path) -> dict[str, Path]:
+    """The files that belong to both layouts. A link that leads out of the model is refused, and what is no file."""
     names = sorted({str(path.relative_to(folder)) for pattern in _COPIED for path in folder.glob(pattern)})
-    for name in names:
+    return {name: file_inside(folder, name) for name in names}
+
+
+def _copy_files(wanted: dict[str, Path], part: Path) -> list[str]:
+    for name, path in wanted.items():
         (part / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(file_inside(folder, name), part / name)
-    return names
+        shutil.copyfile(path, part / name)
+    return list(wanted)
 
 
-def _add_tokenizer_json(folder: Path, part: Path, copied: list[str], warn: Callable[[str], None]) -> None:
-    """Give a Hugging Face folder the tokenizer.json that an original has not, made from its tokenizer.model."""
+def _make_tokenizer_json(
+    folder: Path, part: Path, copied: list[str], warn: Callable[[str], None]
+) -> list[str]:
+    """Give a Hugging Face folder the tokenizer.json that an original has not, made from its tokenizer.model. Returns
+    the names of the files that it made or changed."""
     from glm_train.text.tokenizer import GlmTokenizer
 
     if "tokenizer.model" not in copied or "tokenizer.json" in copied:
-        return
+        return []
     try:
         GlmTokenizer.from_pretrained(folder).save_pretrained(part)
     except CheckpointError as error:
         warn(f"tokenizer.model is copied as it is, but no tokenizer.json could be made from it: {error}")
-    if (part / "tokenizer.json").is_file():
-        copied.append("tokenizer.json (from tokenizer.model)")
+        return []
+    names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    return [name for name in names if _bytes(part / name) not in (None, _bytes(folder / name))]
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None

@@ -86,13 +86,15 @@ def _progress() -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+    console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description:<12}"),
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
     start, tasks = time.monotonic(), {}
 
@@ -120,6 +122,7 @@ def _summary(out: Path, done: Conversion) -> str:
         f"  weights   {done.tensors} tensors, {_bytes(done.size)} in {files}{dtype}",
         f"  rotary    theta {config.rope_theta:,.10g}{ratio}, {config.max_position_embeddings} positions",
         f"  copied    {', '.join(done.copied) or 'no other files'}",
+        *([f"  made      {', '.join(done.made)}, from tokenizer.model"] if done.made else []),
         f"  compared  {compared.tensors} tensors: equal bit for bit",
         f"            largest difference of the logits for {compared.tokens} tokens: {compared.difference:g}; "
         f"same next token at {compared.agreeing} of {compared.positions} positions",

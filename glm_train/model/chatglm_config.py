@@ -169,8 +169,8 @@ def _size_faults(values: dict[str, Any]) -> list[str]:
             faults.append(f"{name}: expected a positive whole number, found {value!r}")
     for name in ("layernorm_epsilon", "rope_ratio"):
         value = values.get(name, 1)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 2**100:
-            faults.append(f"{name}: expected a number above 0, found {value!r}")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e30:
+            faults.append(f"{name}: expected a number above 0 and below 1e30, found {value!r}")
     return faults
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +49,7 @@ class TestRoundTrips:
         assert files(tmp_path / "c") == files(source)
 
     def test_shards_too(self, tmp_path: Path, converts: Converts) -> None:
-        source = hugging_face_folder(tmp_path / "a", shard_bytes=60_000)
+        source = hugging_face_folder(tmp_path / "a", shard_bytes=60_000, num_hidden_layers=11)
         limit = ("--max-shard-gb", "0.00006")
         converts(source, tmp_path / "b", *limit)
         assert len(list((tmp_path / "b").glob("*.safetensors"))) >= 5
@@ -182,6 +183,32 @@ class TestTheResult:
         ):
             assert (tmp_path / "b" / name).read_bytes() == (model_folder / name).read_bytes()
         assert len(GlmTokenizer.from_pretrained(tmp_path / "b")) == 414
+
+    def test_a_tokenizer_json_is_made_where_there_was_none(self, tmp_path: Path, converts: Converts) -> None:
+        source = make_chatglm_folder(tmp_path / "a", padded_vocab_size=280)
+        ranks = (base64.b64encode(bytes([byte])) + b" %d\n" % byte for byte in range(256))
+        (source / "tokenizer.model").write_bytes(b"".join(ranks))
+        code = {"auto_map": {"AutoTokenizer": ["tokenization_chatglm.ChatGLM4Tokenizer", None]}}
+        (source / "tokenizer_config.json").write_text(
+            json.dumps({**code, "tokenizer_class": "ChatGLM4Tokenizer"})
+        )
+        output = converts(source, tmp_path / "b")
+        assert "made      tokenizer.json, tokenizer_config.json" in output
+        assert (tmp_path / "b" / "tokenizer.model").read_bytes() == (source / "tokenizer.model").read_bytes()
+        assert "auto_map" not in (tmp_path / "b" / "tokenizer_config.json").read_text()
+        from transformers import AutoTokenizer
+
+        theirs = AutoTokenizer.from_pretrained(tmp_path / "b")("hi [gMASK]", add_special_tokens=False)
+        assert theirs["input_ids"] == GlmTokenizer.from_pretrained(source).encode("hi [gMASK]", False)
+
+    def test_a_tokenizer_that_cannot_be_read_is_copied(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        source = make_chatglm_folder(tmp_path / "a")
+        (source / "tokenizer.model").write_text("no ranks")
+        assert main(["convert", str(source), str(tmp_path / "b")]) == 0
+        assert "no tokenizer.json could be made" in capsys.readouterr().err
+        assert (tmp_path / "b" / "tokenizer.model").read_text() == "no ranks"
 
     def test_code_does_not_come_along(self, tmp_path: Path, converts: Converts) -> None:
         source = make_chatglm_folder(tmp_path / "a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,14 @@ class TestNothingIsLeft:
         source = make_chatglm_folder(tmp_path / "a")
         (source / "tokenizer.json").symlink_to("/etc/hostname")
         assert "leads out of the model" in converts(source, tmp_path / "b", code=2)
+
+    def test_where_a_file_is_a_pipe(
+        self, tmp_path: Path, converts: Converts, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source = make_chatglm_folder(tmp_path / "a")
+        os.mkfifo(source / "tokenizer.model")
+        monkeypatch.setattr(conversion, "read_tensor", None)  # asked before anything is written
+        assert "not a regular file" in converts(source, tmp_path / "b", code=2)
 
 
 def _nudged(stored: Any) -> torch.Tensor:
