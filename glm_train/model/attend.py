@@ -81,6 +81,8 @@ def attend(q_BTND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, mask: Mask, dropout: 
             name = "varlen" if flash else "sdpa"
         return _PACKED[name](q_BTND, k_BSKD, v_BSKD, mask, dropout)
     allowed = mask.allowed_B1TS
+    if q_BTND.shape[1] == 1 and q_BTND.shape[2] != k_BSKD.shape[2] and not mask.is_causal:
+        return _one_query(q_BTND, k_BSKD, v_BSKD, allowed, dropout)
     out_BNTD = scaled_dot_product_attention(
         q_BTND.transpose(1, 2),
         k_BSKD.transpose(1, 2),
@@ -91,6 +93,22 @@ def attend(q_BTND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, mask: Mask, dropout: 
         enable_gqa=q_BTND.shape[2] != k_BSKD.shape[2],
     )
     return out_BNTD.transpose(1, 2)
+
+
+def _one_query(
+    q_B1ND: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, allowed_B11S: Tensor | None, dropout: float
+) -> Tensor:
+    """A step of generation: the queries that share a KV head stand in for a row of tokens, which is two to three times
+    as fast as torch's own grouping."""
+    (B, _, N, D), K = q_B1ND.shape, k_BSKD.shape[2]
+    out_BKGD = scaled_dot_product_attention(
+        q_B1ND.reshape(B, K, N // K, D),
+        k_BSKD.transpose(1, 2),
+        v_BSKD.transpose(1, 2),
+        attn_mask=None if allowed_B11S is None else allowed_B11S.to(q_B1ND.device),
+        dropout_p=dropout,
+    )
+    return out_BKGD.reshape(B, 1, N, D)
 
 
 def attend_eagerly(

@@ -20,8 +20,8 @@ from glm_train.model.cache import KeyValueCache
 from glm_train.model.config import GlmConfig
 from glm_train.model.inputs import (
     check_attention_mask,
+    check_cache,
     check_documents,
-    check_legacy_cache,
     check_positions,
     check_tokens,
 )
@@ -138,7 +138,7 @@ class GlmModel(nn.Module):
         check_tokens(input_ids, inputs_embeds, self.config)
         h_BTH = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         rows, tokens = h_BTH.shape[:2]
-        cache = self._open_cache(past_key_values, use_cache, rows, packed=cu_seqlens is not None)
+        cache = self._open_cache(past_key_values, use_cache, h_BTH, packed=cu_seqlens is not None)
         past = cache.get_seq_length() if cache is not None else 0
         check_attention_mask(attention_mask, rows, tokens, past)
         check_positions(position_ids, cache_position, rows, tokens, past)
@@ -162,7 +162,7 @@ class GlmModel(nn.Module):
         )
         return output if self._wanted(return_dict, "return_dict") else output.to_tuple()
 
-    def _open_cache(self, given: Any, asked: bool | None, rows: int, *, packed: bool) -> Any:
+    def _open_cache(self, given: Any, asked: bool | None, new_BTH: Tensor, *, packed: bool) -> Any:
         """The cache that this forward fills, if any."""
         if packed or self.config.bidirectional:
             if given is not None or asked:
@@ -173,12 +173,10 @@ class GlmModel(nn.Module):
             return None
         if given is None:
             return KeyValueCache() if self._wanted(asked, "use_cache") else None
-        if isinstance(given, KeyValueCache):
-            return given
-        if hasattr(given, "update") and hasattr(given, "get_seq_length"):
+        if hasattr(given, "get_seq_length") and not isinstance(given, KeyValueCache):
             return _ForeignCache(given)
-        check_legacy_cache(given, rows, self.config)
-        return KeyValueCache.from_legacy(given)
+        check_cache(given, new_BTH, self.config)
+        return given if isinstance(given, KeyValueCache) else KeyValueCache.from_legacy(given)
 
     def _collector(self, asked: bool | None, name: str) -> list[Tensor] | None:
         return [] if self._wanted(asked, name) else None

@@ -148,5 +148,7 @@ def _one_of(older: int | Tensor, newer: int | Tensor) -> int | Tensor:
 
 def _kept(h_BTH: Tensor, keep: int | Tensor) -> Tensor:
     if isinstance(keep, torch.Tensor):
+        if not keep.is_cuda and keep.numel() and int(keep.max()) >= h_BTH.shape[1]:
+            raise ValueError(f"logits_to_keep names position {int(keep.max())} of {h_BTH.shape[1]}")
         return h_BTH[:, keep]
     return h_BTH[:, -keep:] if keep else h_BTH

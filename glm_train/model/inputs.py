@@ -34,9 +34,9 @@ def check_tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None, config:
         return
     _tensor("input_ids", input_ids)
     assert input_ids is not None
-    if input_ids.dtype not in _WHOLE or input_ids.ndim != 2:
+    if input_ids.dtype not in _WHOLE or input_ids.ndim != 2 or not input_ids.numel():
         raise ValueError(_found("input_ids", "whole numbers and (batch, tokens)", input_ids))
-    if not input_ids.is_cuda and not input_ids.is_meta and input_ids.numel():
+    if not input_ids.is_cuda and not input_ids.is_meta:
         low, high = (int(x) for x in input_ids.aminmax())
         if low < 0 or high >= config.vocab_size:
             raise ValueError(
@@ -104,20 +104,25 @@ def check_documents(cu_seqlens: Tensor | None, max_seqlen: int | None, tokens: i
         raise ValueError(f"max_seqlen is {max_seqlen}, but a document has {max(lengths)} tokens")
 
 
-def check_legacy_cache(pairs: Any, rows: int, config: GlmConfig) -> None:
-    """One pair of (B, K, past, D) keys and values a layer, all of one length."""
-    layers = config.num_hidden_layers
-    if isinstance(pairs, Tensor | str) or not isinstance(pairs, Sequence):
+def check_cache(pairs: Any, new_BTH: Tensor, config: GlmConfig) -> None:
+    """One pair of (B, K, past, D) keys and values a layer, all of one length; or none at all."""
+    rows, layers = new_BTH.shape[0], config.num_hidden_layers
+    if isinstance(pairs, Tensor | str) or not (hasattr(pairs, "__len__") and hasattr(pairs, "__getitem__")):
         raise TypeError(
             f"past_key_values must be a cache object or a tuple of pairs, found {type(pairs).__name__}"
         )
-    if len(pairs) != layers:
+    if isinstance(pairs, dict):
+        raise TypeError("past_key_values must be a cache object or a tuple of pairs, found dict")
+    if len(pairs) not in (0, layers):
         raise ValueError(f"past_key_values has {len(pairs)} pairs; the model has {layers} layers")
     shapes = set()
-    for pair in pairs:
+    # Our own cache has equal layers, and is asked once a token.
+    for pair in pairs if isinstance(pairs, Sequence) else [pairs[0]] if len(pairs) else []:
         if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(t, Tensor) for t in pair):
             raise TypeError("past_key_values: each layer must be a pair of tensors, keys and values")
         shapes |= {tuple(t.shape) for t in pair}
+        if pair[0].dtype != pair[1].dtype or pair[0].dtype != pairs[0][0].dtype:
+            raise ValueError("past_key_values must be of one dtype")
     kv_heads, head_dim = config.num_key_value_heads, config.head_dim
     expected = f"({rows}, {kv_heads}, past, {head_dim})"
     for shape in shapes:

@@ -26,9 +26,15 @@ class GlmMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gate_up = self.gate_up_proj(x)
         if self.activation is None:
-            return self.down_proj(_SwiGLU.apply(gate_up))
+            gated = _SwiGLU.apply(gate_up) if torch.is_grad_enabled() else _gated(gate_up)
+            return self.down_proj(gated)
         gate, up = gate_up.chunk(2, dim=-1)
         return self.down_proj(up * self.activation(gate))
+
+
+def _gated(gate_up: Tensor) -> Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return nn.functional.silu(gate).mul_(up)
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -40,8 +46,7 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         ctx.save_for_backward(gate_up)
-        gate, up = gate_up.chunk(2, dim=-1)
-        return nn.functional.silu(gate).mul_(up)
+        return _gated(gate_up)
 
     @staticmethod
     @once_differentiable

@@ -24,22 +24,28 @@ class GlmRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():  # a token of generation takes as long as its Python
+            return _normed(x, self.weight, self.eps)[0]
         return _RMSNorm.apply(x, self.weight, self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.weight.numel()}, eps={self.eps}"
 
 
+def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The result, and s of each token."""
+    x32 = x.float()
+    scale = torch.linalg.vector_norm(x32, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    normed = (x32 * scale).to(x.dtype)
+    return (normed.mul_(weight) if normed.dtype == weight.dtype else normed * weight), scale
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        x32 = x.float()
-        scale = (
-            torch.linalg.vector_norm(x32, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        )
+        normed, scale = _normed(x, weight, eps)
         ctx.save_for_backward(x, weight, scale)
-        normed = (x32 * scale).to(x.dtype)
-        return normed.mul_(weight) if normed.dtype == weight.dtype else normed * weight
+        return normed
 
     @staticmethod
     @once_differentiable

