@@ -21,6 +21,7 @@ from glm_train.config.yaml_text import to_yaml
 from glm_train.data.store import ExampleStore
 from glm_train.errors import ConfigError
 from glm_train.model.generation import stop_ids
+from glm_train.model.presets import suspicious_theta
 from glm_train.optim.clip import NonFiniteError
 from glm_train.run_folder import RunFolder, choose_run_folder
 from glm_train.run_plan import RunPlan, build_plan, plan_position, refuse_other_plan
@@ -64,6 +65,8 @@ def fit(config: RunConfig, recipe: str) -> RunResult:
         restore_weights(model, resumed.tensors)
         task.step = resumed.step
     unvalidated = resumed is not None and not resumed.validated
+    if config.model.rope_theta is None and (doubt := suspicious_theta(model_config)):
+        notes = [*notes, f"warning     {doubt}"]
     for line in [*notes, *_summary(config, folder, plan, train, validation, model, device, task.step)]:
         print(line, flush=True)
     loggers = build.build_loggers(config, folder, task.step)
