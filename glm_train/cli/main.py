@@ -33,6 +33,7 @@ COMMANDS = (
     Command(
         "show", "print the resolved configuration of a run, without starting it", "glm_train.cli.show", True
     ),
+    Command("prepare", "tokenise the data of a run ahead of time", "glm_train.cli.prepare", True),
     Command("preview", "what a run would train, token by token, and a report", "glm_train.cli.preview", True),
     Command("recipes", "list the recipes", "glm_train.cli.recipes"),
     Command("convert", "rewrite a model folder: chatglm layout <-> Hugging Face's", "glm_train.cli.convert"),

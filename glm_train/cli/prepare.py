@@ -1,0 +1,35 @@
+"""`glm-train prepare RECIPE`: make the prepared examples ahead of time, on a machine without a GPU for instance."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "prepare",
+        help="tokenise a run's data ahead of time",
+        description="Read and tokenise the data of a run into the cache, where `fit` and `preview` find it.",
+    )
+    parser.add_argument("recipe", help="a name that `glm-train recipes` lists, or the path of a YAML file")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="settings that replace the recipe's"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from glm_train.config.compose import compose
+
+    config = compose(args.recipe, args.overrides)
+    from glm_train.build_data import build_data, build_tokenizer
+
+    tokenizer, _ = build_tokenizer(config)
+    train, validation = build_data(config, tokenizer)
+    reports = {"train": train.report}
+    if validation is not None and config.data.validation is not None:
+        reports["validation"] = validation.report
+    for name, report in reports.items():
+        first, *rest = str(report).splitlines()
+        print(f"{name:<12}{first}", *(f"{'':12}{line}" for line in rest), sep="\n")
+        print(f"{'':12}in {report.cache_folder}")
+    return 0
