@@ -112,8 +112,11 @@ class _Layer:
 
     def append(self, key: Tensor, value: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
         start, end = self.length, self.length + key.shape[2]
-        if key.shape[0] != self._keys.shape[0]:
-            raise ValueError(f"the cache holds {self._keys.shape[0]} rows, this forward has {key.shape[0]}")
+        if key.shape[0] != self._keys.shape[0] or key.dtype != self._keys.dtype:
+            held, new = (
+                f"{t.shape[0]} rows of {str(t.dtype).removeprefix('torch.')}" for t in (self._keys, key)
+            )
+            raise ValueError(f"past_key_values holds {held}, this forward has {new}")
         if torch.is_grad_enabled():
             keys, values = self.filled()
             self.keep(torch.cat((keys, key), dim=2), torch.cat((values, value), dim=2))

@@ -117,8 +117,10 @@ def test_rows_repeat_and_reorder() -> None:
     assert torch.equal(cache[0][1], value[[1, 0, 0]])
     cache.update(tokens(1, rows=3), tokens(1, rows=3), 0)
     assert cache[0][0].shape == (3, 2, 4, 4)
-    with pytest.raises(ValueError, match="holds 3 rows, this forward has 1"):
+    with pytest.raises(ValueError, match="holds 3 rows of float32, this forward has 1 rows of float32"):
         cache.update(tokens(1), tokens(1), 0)
+    with pytest.raises(ValueError, match="holds 3 rows of float32, this forward has 3 rows of float64"):
+        cache.update(tokens(1, rows=3).double(), tokens(1, rows=3).double(), 0)
 
 
 @torch.no_grad()
