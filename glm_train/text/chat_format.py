@@ -21,6 +21,7 @@ from glm_train.text.chat_thinking import (
     why_not_served,
 )
 from glm_train.text.chat_tools import check_tools, place_tools
+from glm_train.text.chat_words import word_encoder
 from glm_train.text.control import remove_sentinel
 from glm_train.text.messages import ROLES, Conversation, Message
 from glm_train.text.rendering import Rendered
@@ -66,6 +67,12 @@ class ChatFormat:
                 raise CheckpointError(f"{tokenizer!r} has no <|{role}|> token: it is no GLM-4 chat tokenizer")
             self.role_ids[role] = id_
         self.end_of_text = special.get("<|endoftext|>")
+        self._encode_words = word_encoder(tokenizer)
+        self._special = special
+        self._control = re.compile(
+            "(" + "|".join(map(re.escape, sorted(special, key=len, reverse=True))) + ")"
+        )
+        tokenizer.encode_rendered(Rendered(""))  # refuses control tokens that change the text around them
         # Many records share their system message and tools, which are often longer than what follows.
         self._encode_head = lru_cache(maxsize=_KEPT_HEADS)(self._encode_text)
 
@@ -229,7 +236,14 @@ class ChatFormat:
         return EncodedChat(ids, starts, [cuts.get(i, start + 1) for i, start in enumerate(starts)])
 
     def _encode_text(self, text: str, sentinel: str | None) -> list[int]:
-        return self.tokenizer.encode_rendered(Rendered(text, sentinel)) if text else []
+        """The ids of `GlmTokenizer.encode_rendered`, sooner."""
+        ids: list[int] = []
+        for i, piece in enumerate(self._control.split(text)):
+            if i % 2:
+                ids.append(self._special[piece])
+            elif piece:
+                ids += self._encode_words(piece if sentinel is None else remove_sentinel(piece, sentinel))
+        return ids
 
 
 @lru_cache(maxsize=8)

@@ -9,7 +9,6 @@ and what is kept begins with the system message, the tools and a user message:
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -30,52 +29,56 @@ def fit(
     `whole` is the example of all of it. Messages at the end that train nothing go first. Raises
     `ExampleTooLong` where nothing trained remains.
     """
+    whole = _up_to_last_trained(whole, len(whole.labels))
+    excess = len(whole.input_ids) - max_length
+    if excess <= 0:
+        return whole
     system = conversation.messages[:1] if conversation.messages[0].role == "system" else ()
     turns = conversation.messages[len(system) :]
-    rest = whole.labels[whole.stops[-1] + 1 :] if whole.stops else []
-    if rest and rest.count(IGNORE) == len(rest):
-        turns = turns[: bisect_left(whole.starts, whole.stops[-1])]
-        whole = encode(replace(conversation, messages=(*system, *turns)))
-        if len(whole.input_ids) <= max_length:
-            return whole
-    excess = len(whole.input_ids) - max_length
     # Role tokens are hard borders for the tokenizer, so an exchange has as many tokens as between its
     # borders. A template may write a turn otherwise where it stands first or last, hence the loop: it ends at
     # the first try for every GLM-4 template.
-    users = [i for i, message in enumerate(turns) if message.role == "user"]
+    users = [i for i, message in enumerate(turns[: len(whole.starts)]) if message.role == "user"]
     for first in users[1:]:
         if whole.starts[first] - whole.starts[0] < excess and first != users[-1]:
             continue
         shorter = encode(replace(conversation, messages=(*system, *turns[first:])))
+        shorter = _up_to_last_trained(shorter, len(shorter.labels))
         if len(shorter.input_ids) <= max_length or first == users[-1]:
             return _cut(shorter, max_length)
     return _cut(whole, max_length)
 
 
 def _cut(example: Example, max_length: int) -> Example:
-    """The example where it fits, else its beginning, up to the last trained token of it.
-
-    A message of which no more than the role token is left, as the stop token before it, is not in it.
-    """
+    """The example where it fits, else its beginning."""
     if len(example.input_ids) > max_length:
-        labels = example.labels[:max_length]
-        while labels and labels[-1] == IGNORE:
-            labels.pop()
-        size = len(labels)
-        stops = [stop for stop in example.stops if stop < size]
-        starts = [start for start in example.starts if start + 1 < size]
-        whole_turn = size - 1 in example.starts or (size in example.starts and size not in example.stops)
-        example = Example(
-            example.input_ids[:size],
-            labels,
-            starts,
-            stops,
-            example.messages - (len(example.starts) - len(starts)),
-            cut=not whole_turn,
-        )
+        example = _up_to_last_trained(example, max_length)
     if not (example.trains and example.starts):
         raise ExampleTooLong(
             f"no trained token fits into data.max_length={max_length}: tools, system message and the newest"
             " exchange fill it; raise data.max_length or shorten them"
         )
     return example
+
+
+def _up_to_last_trained(example: Example, size: int) -> Example:
+    """The first `size` tokens of the example, or fewer, so that the last one is trained.
+
+    A message of which no more than the role token is left, as the stop token before it, is not in it.
+    """
+    labels = example.labels[:size]
+    while labels and labels[-1] == IGNORE:
+        labels.pop()
+    size = len(labels)
+    if size == len(example.labels):
+        return example
+    starts = [start for start in example.starts if start + 1 < size]
+    whole_turn = size - 1 in example.starts or (size in example.starts and size not in example.stops)
+    return Example(
+        example.input_ids[:size],
+        labels,
+        starts,
+        [stop for stop in example.stops if stop < size],
+        example.messages - (len(example.starts) - len(starts)),
+        cut=not whole_turn,
+    )

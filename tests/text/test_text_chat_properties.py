@@ -185,11 +185,10 @@ def test_truncated_chats_keep_the_labels_of_whole_ones(
         assert got == whole
         return
     spans, kept = label_spans(whole), label_spans(got)
-    ends = [span[: len(part)] for span, part in zip(spans[-len(kept) :], kept, strict=False)]
     # Newest exchanges whole, or the beginning of the newest one: a stretch of the spans, the last perhaps cut.
     stretches = [spans[i : i + len(kept)] for i in range(len(spans) - len(kept) + 1)]
     cut = [[*stretch[:-1], stretch[-1][: len(kept[-1])]] for stretch in stretches]
-    assert kept in (cut if got.cut else stretches), ends
+    assert kept in (cut if got.cut else stretches)
     assert got.cut == (len(got.stop_positions) < len(kept))
     turns = [tokenizer.special_tokens[f"<|{role}|>"] for role in ("user", "assistant", "observation")]
     assert next(id_ for id_ in got.input_ids if id_ in turns) == turns[0]

@@ -104,6 +104,17 @@ def test_untrained_messages_at_the_end_go_first(tokenizer: GlmTokenizer) -> None
         assert got.dropped_tokens == size - len(got.input_ids)
 
 
+def test_an_untrained_call_at_the_end_leaves_the_hand_over_to_it(tokenizer: GlmTokenizer) -> None:
+    """The trained text before it still hands over to the assistant itself, not to the user."""
+    call = Message("assistant", "{}", "get_weather", train=False)
+    turns = (*TURNS[4:6], call, TURNS[2], Message("assistant", "done", train=False))
+    whole = encode(tokenizer, *turns)
+    got = encode(tokenizer, *turns, max_length=len(whole.input_ids) - 1)
+    assert tokenizer.decode(got.input_ids).endswith("<|user|>\nsecond<|assistant|>\ntwo<|assistant|>")
+    assert got.labels == whole.labels[: len(got.labels)]
+    assert (got.dropped_messages, got.cut) == (3, False)
+
+
 def test_what_is_kept_begins_with_a_user_and_holds_calls_with_their_results(tokenizer: GlmTokenizer) -> None:
     agent = (TURNS[4], TURNS[5], TURNS[6], *TURNS[1:4])  # the call, its result and the answer come last
     newest = encode(tokenizer, *agent[2:])
