@@ -61,6 +61,9 @@ class ChatRenderer:
         _refuse_foreign_options(variables, add_generation_prompt and continue_final_message)
         if not messages:
             raise DataError("an empty conversation; give at least one message")
+        for name, given in (("messages", messages), ("tools", tools)):
+            if given is not None and (isinstance(given, str | Mapping) or not isinstance(given, Sequence)):
+                raise DataError(f"{name}: expected a list of JSON objects, found {type(given).__name__}")
         template = self._template_for(tools, chat_template)
         strings: list[str] = []
         chat = plain_data(messages, strings)
@@ -69,6 +72,9 @@ class ChatRenderer:
                 raise DataError(f"messages[{i}]: expected a role and content, found {type(message).__name__}")
         chat = [{key: value for key, value in message.items() if value is not None} for message in chat]
         tools = plain_data(tools, strings, "tools")
+        for i, tool in enumerate(tools or ()):
+            if not isinstance(tool, dict):
+                raise DataError(f"tools[{i}]: expected a JSON object, found {type(tool).__name__}")
         variables = plain_data(variables, strings, "variables")
         sentinel = None
         if self._control.occur_in(strings):
@@ -88,6 +94,10 @@ class ChatRenderer:
         """As transformers chooses: `tool_use` where there are tools and such a template, else the default
         one."""
         if chosen is not None:
+            if not isinstance(chosen, str):
+                raise TypeError(
+                    f"chat_template is a name or a template's source, not {type(chosen).__name__}"
+                )
             if chosen not in self.templates and "{" not in chosen:
                 names = ", ".join(sorted(self.templates)) or "none"
                 raise ValueError(f"no chat template is named {chosen!r} (the folder's: {names})")

@@ -40,6 +40,7 @@ _REFUSED: dict[type, str] = {
     nodes.NSRef: "attributes with an underscore in front",
     nodes.ScopedEvalContextModifier: "autoescape",
 }
+_SIZED = (tuple, list, dict)
 _UNMEASURED = (Macro, LoopContext, Cycler, Joiner)
 
 
@@ -89,7 +90,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         meter = current()
-        if not isinstance(obj, _UNMEASURED) and obj is not Namespace:
+        if isinstance(obj, _UNMEASURED) or obj is Namespace:  # they only hold what they are given
+            meter.check_items(sum(len(value) for value in (args, kwargs, *args) if isinstance(value, _SIZED)))
+        else:
             given = {name: value for name, value in kwargs.items() if name[:1] != "_"}
             for value in (*args, *given.values()):
                 meter.measure(value)

@@ -129,7 +129,7 @@ def check_method(meter: Meter, text: str, name: str, args: tuple[Any, ...], name
 _SHORT_ARGUMENT = ("strip", "lstrip", "rstrip", "rsplit", "rpartition", "rfind", "rindex")
 
 
-def _check_replace(meter: Meter, text: Any, old: Any = "", new: Any = "", *rest: Any) -> None:
+def _check_replace(meter: Meter, text: Any, old: Any = "", new: Any = "", *rest: Any, **named: Any) -> None:
     text, old, new = meter.text(text), meter.text(old), meter.text(new)
     found = text.count(old) if old else len(text) + 1
     meter.check(len(text) + found * len(new))
@@ -154,11 +154,11 @@ def _check_indent(meter: Meter, text: Any, width: Any = 4, *rest: Any, **named: 
 _LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # those of splitlines
 
 
-def _check_pieces(meter: Meter, value: Any, count: Any, *rest: Any, **named: Any) -> None:
-    if isinstance(count, int):
-        meter.check_items(count)
-    if isinstance(value, str | list | tuple | dict):
-        meter.check_items(len(value))
+def _check_pieces(meter: Meter, value: Any, *rest: Any, **named: Any) -> None:
+    for count in (*rest, *named.values()):
+        if isinstance(count, int):
+            meter.check_items(count)
+    _check_length(meter, value)
 
 
 def _check_length(meter: Meter, value: Any, *rest: Any, **named: Any) -> None:
@@ -188,7 +188,7 @@ def _check_number(meter: Meter, text: Any, *rest: Any, **named: Any) -> None:
         raise SecurityError(f"a number of {len(text):,} digits is too large")
 
 
-def _check_round(meter: Meter, value: Any, precision: Any = 0, *rest: Any) -> None:
+def _check_round(meter: Meter, value: Any, precision: Any = 0, *rest: Any, **named: Any) -> None:
     if isinstance(value, str | list | tuple):  # 10 ** precision times the text
         raise SecurityError("round is for numbers")
     if isinstance(precision, int) and abs(precision) > 100:

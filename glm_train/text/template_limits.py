@@ -100,7 +100,7 @@ class Meter:
         """
         size = sys.getsizeof(value)
         if isinstance(value, str):
-            pass
+            self.work(size)
         elif isinstance(value, list | tuple | dict):
             self.check_items(len(value))
             size += 100 * len(value)

@@ -6,7 +6,7 @@ spellings of control tokens inside chat messages stay text (see `control.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,8 @@ class GlmTokenizer(Vocabulary):
         (default: the folder's `model_max_length`); `return_tensors`: None (lists), "pt", "np";
         `padding_side` stands in for the attribute in this call. Raises `ValueError` for other values.
         """
+        if isinstance(text, Mapping) or not isinstance(text, Iterable):
+            raise TypeError(f"a tokenizer takes a text or a list of texts, not {type(text).__name__}")
         texts = [text] if isinstance(text, str) else list(text)
         encodings = checked(self._backend.encode_batch, texts, add_special_tokens=False)
         limit = positive("max_length", max_length) or self._limit()
@@ -209,7 +211,7 @@ class GlmTokenizer(Vocabulary):
         another. Returns a string or ids (several: a list of them), a tensor with `return_tensors`, a
         `TokenBatch` with `return_dict`. Raises `DataError` where the template refuses the conversation.
         """
-        several = bool(conversation) and not isinstance(conversation[0], Mapping)
+        several = bool(conversation) and isinstance(conversation, Sequence) and _is_list(conversation[0])
         chats = list(conversation) if several else [conversation]
         options = {"add_generation_prompt": add_generation_prompt, **variables}
         rendered = [
@@ -280,3 +282,7 @@ class GlmTokenizer(Vocabulary):
                 f"{self._files.source}/tokenizer_config.json: {key} is 'left' or 'right', not {side!r}"
             )
         return side
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)

@@ -222,3 +222,33 @@ def test_a_template_can_be_given_or_picked_by_name(both: tuple[GlmTokenizer, Any
     assert theirs.apply_chat_template(CHATS[0], **arguments) == "北京天气？T"
     with pytest.raises(ValueError, match=r"no chat template is named 'tool_use' \(the folder's: default\)"):
         ours.apply_chat_template(CHATS[0], chat_template="tool_use")
+
+
+@pytest.mark.parametrize(
+    ("chat", "options", "error", "message"),
+    [
+        ("hi", {}, DataError, "messages: expected a list of JSON objects, found str"),
+        (CHATS[0][0], {}, DataError, "messages: expected a list of JSON objects, found dict"),
+        ([CHATS[0], []], {}, DataError, "an empty conversation"),
+        (CHATS[0], {"tools": {"name": "f"}}, DataError, "tools: expected a list of JSON objects, found dict"),
+        (CHATS[0], {"tools": ["f"]}, DataError, r"tools\[0\]: expected a JSON object, found str"),
+        (CHATS[0], {"tools": [print]}, DataError, r"tools\[0\]: expected JSON data"),
+        (
+            CHATS[0],
+            {"chat_template": 5},
+            TypeError,
+            "chat_template is a name or a template's source, not int",
+        ),
+    ],
+)
+def test_what_is_no_conversation_is_said(
+    both: tuple[GlmTokenizer, Any], chat: Any, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        both[0].apply_chat_template(chat, **options)
+
+
+@pytest.mark.parametrize("text", [None, 3, {"a": 1}])
+def test_what_is_no_text_is_said(both: tuple[GlmTokenizer, Any], text: Any) -> None:
+    with pytest.raises(TypeError, match=f"a text or a list of texts, not {type(text).__name__}"):
+        both[0](text)

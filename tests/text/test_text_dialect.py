@@ -46,6 +46,18 @@ m.content|capitalize
 m.content|replace('o', '00')
 m.content.replace('o', '0', 1)
 m.content|length
+m.content|replace(old='o', new='0', count=1)
+m.content|indent(width=3, first=true)
+m.content|truncate(length=4, killwords=true, end='', leeway=0)
+[1, 2, 3]|batch(linecount=2, fill_with='x')|list
+[1, 2, 3]|slice(slices=2, fill_with='x')|list
+2.567|round(precision=2, method='floor')
+[3, 1]|sort(reverse=true)
+messages|groupby(attribute='role', default='x')|length
+['a', 'B']|unique(case_sensitive=true)|list
+messages|sum(attribute='f', start=1) if m.f else 0
+m.content.split(sep=' ', maxsplit=1)
+'a-b'.replace('-', '+').center(9, '*')
 m.content|indent(2, first=true)
 m.content|indent('> ', blank=true)
 m.content|truncate(9)
