@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import re
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import nn
 
+from glm_train.checkpoint.arguments import read_bytes, read_device, read_dtype, refuse_foreign
 from glm_train.checkpoint.disk import disk_errors
 from glm_train.checkpoint.index import read_index
 from glm_train.checkpoint.memory import require_memory
@@ -28,9 +28,6 @@ from glm_train.model.config_faults import id_faults
 from glm_train.model.config_file import is_kept
 
 GENERATION_NAME = "generation_config.json"
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 log = logging.getLogger(__name__)
 
 
@@ -74,16 +71,18 @@ class Pretrained(nn.Module):
         `new_parameters`. Raises `CheckpointError` naming the file or tensor and the cure, and `ConfigError` for
         changes that cannot be made.
         """
+        place, wanted = read_device(device, device_map), read_dtype(dtype, torch_dtype)
+        refuse_foreign(config_changes)
+        if not isinstance(config, GlmConfig | None):
+            raise TypeError(f"config must be a GlmConfig, found {type(config).__name__}")
         folder = resolve_folder(folder_or_hub_id, revision=revision)
-        config = copy.deepcopy(config) if config is not None else GlmConfig.from_pretrained(folder)
-        if config_changes:
-            config = config.with_changes(**config_changes)
+        config = GlmConfig.from_pretrained(folder) if config is None else config
+        config = config.with_changes(**config_changes)  # a copy, also of what the caller gave
         index = read_index(folder)
         check_sizes(config, index)
         check_head(cls.__name__, config, index)
         generation = _read_generation(folder, config)
-        wanted = _dtype(dtype if dtype is not None else torch_dtype) or _dtype(config.dtype)
-        place = _device(device if device is not None else device_map)
+        wanted = wanted or read_dtype(config.dtype)
         model = unfilled(cls, config)
         require_memory(model, (wanted or torch.bfloat16).itemsize, place, folder)
         model.new_parameters = load_weights(model, folder, dtype=wanted, device=place)
@@ -96,18 +95,23 @@ class Pretrained(nn.Module):
         self,
         folder: str | Path,
         *,
-        max_shard_bytes: int = MAX_SHARD_BYTES,
+        max_shard_bytes: int | None = None,
         max_shard_size: int | str | None = None,
         overwrite: bool = False,
     ) -> None:
         """Write config.json, generation_config.json and the weights in their present dtype into `folder`.
 
-        transformers reads the folder. Files hold at most `max_shard_bytes`; `max_shard_size` is transformers'
-        name for it, which may be text ("5GB", "500MiB"). Other files in the folder (a tokenizer) are left alone.
-        A folder that holds weights already is refused unless `overwrite=True`. Raises `CheckpointError`.
+        transformers reads the folder. Files hold at most `max_shard_bytes` (default: 5 GiB); `max_shard_size` is
+        transformers' name for it, which may be text ("5GB", "500MiB"). Other files in the folder (a tokenizer) are
+        left alone. A folder that holds weights already is refused unless `overwrite=True`. Raises
+        `CheckpointError`.
         """
         folder = Path(folder)
-        limit = max_shard_bytes if max_shard_size is None else _bytes(max_shard_size)
+        if max_shard_size is not None:
+            if max_shard_bytes is not None:
+                raise ValueError("max_shard_bytes and max_shard_size are two names for one thing; give one")
+            max_shard_bytes = read_bytes(max_shard_size)
+        limit = MAX_SHARD_BYTES if max_shard_bytes is None else max_shard_bytes
         save_weights(self, folder, max_shard_bytes=limit, overwrite=overwrite)
         config = copy.copy(self.config)
         config.architectures = [_transformers_name(type(self).__name__, config.model_type)]
@@ -165,44 +169,6 @@ def _say_what_is_new(model: Pretrained, folder: Path) -> None:
 def _transformers_name(name: str, model_type: str) -> str:
     """`GlmForCausalLM` is `Glm4ForCausalLM` for model_type `glm4`."""
     return name.replace("Glm", "Glm4", 1) if model_type == "glm4" else name
-
-
-def _dtype(value: torch.dtype | str | None) -> torch.dtype | None:
-    if value is None or value == "auto" or isinstance(value, torch.dtype):
-        return value if isinstance(value, torch.dtype) else None
-    name = str(value).removeprefix("torch.")
-    if name not in _DTYPES:
-        raise CheckpointError(f"dtype {value!r}: expected one of {', '.join(_DTYPES)} or auto")
-    return _DTYPES[name]
-
-
-def _bytes(size: int | str) -> int:
-    """`5GB` is 5e9 bytes and `5GiB` 5 * 2**30, as in transformers; a number is bytes."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]I?B)", str(size).upper(), re.ASCII)
-    if isinstance(size, int) and not isinstance(size, bool):
-        return size
-    if found is None:
-        raise ValueError(
-            f"max_shard_size {size!r}: expected a number of bytes, or text such as 5GB or 500MiB"
-        )
-    return int(float(found[1]) * _UNITS[found[2]])
-
-
-def _device(value: str | torch.device | None) -> torch.device:
-    if value is None:
-        return torch.device("cpu")
-    if value == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(value)
-    except (RuntimeError, TypeError):
-        raise CheckpointError(
-            f"device {value!r}: expected one device, such as cpu, cuda or cuda:1, or auto. "
-            "A model spread over several devices by layer is not supported."
-        ) from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise CheckpointError(f"device {value!r}: torch sees {torch.cuda.device_count()} GPUs here")
-    return device
 
 
 def _read_generation(folder: Path, config: GlmConfig) -> dict[str, Any]:

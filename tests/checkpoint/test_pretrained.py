@@ -116,7 +116,15 @@ class TestDtypeAndDevice:
         edit_config(tmp_path, dtype=None, torch_dtype=None)
         assert GlmForCausalLM.from_pretrained(tmp_path).lm_head.weight.dtype == torch.float16
 
-    @pytest.mark.parametrize("spelling", [{"dtype": torch.bfloat16}, {"torch_dtype": "bfloat16"}])
+    @pytest.mark.parametrize(
+        "spelling",
+        [
+            {"dtype": torch.bfloat16},
+            {"torch_dtype": "bfloat16"},
+            {"dtype": "bf16"},
+            {"dtype": "torch.bfloat16"},
+        ],
+    )
     def test_asked_for(self, tmp_path: Path, spelling: dict) -> None:
         make().save_pretrained(tmp_path)
         assert GlmForCausalLM.from_pretrained(tmp_path, **spelling).lm_head.weight.dtype == torch.bfloat16
@@ -129,7 +137,15 @@ class TestDtypeAndDevice:
 
     @pytest.mark.parametrize(
         ("spelling", "cure"),
-        [({"dtype": "int8"}, "expected one of float32"), ({"device_map": {"": 0}}, "expected one device")],
+        [
+            ({"dtype": "int8"}, "expected one of float32"),
+            ({"dtype": torch.float8_e4m3fn}, "expected one of float32"),
+            ({"dtype": "bf16", "torch_dtype": "fp32"}, "dtype and torch_dtype are two names"),
+            ({"device_map": {"": 0}}, "expected one device"),
+            ({"device_map": "balanced"}, "expected one device"),
+            ({"device": "cuda:77"}, "device 'cuda:77': torch cannot use it here"),
+            ({"device": "meta", "device_map": "auto"}, "device and device_map are two names"),
+        ],
     )
     def test_refused(self, tmp_path: Path, spelling: dict, cure: str) -> None:
         make().save_pretrained(tmp_path)

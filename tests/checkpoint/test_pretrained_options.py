@@ -63,6 +63,15 @@ class TestConfigChanges:
         with pytest.raises(ConfigError, match=r"num_label: .*Did you mean 'num_labels'"):
             GlmForSequenceClassification.from_pretrained(tmp_path, num_label=5)
 
+    @pytest.mark.parametrize(
+        ("name", "why"),
+        [("trust_remote_code", "no code"), ("token", "HF_TOKEN"), ("load_in_8bit", "quantised")],
+    )
+    def test_arguments_of_transformers_that_are_not_here(self, tmp_path: Path, name: str, why: str) -> None:
+        saved(tmp_path)
+        with pytest.raises(ConfigError, match=f"^{name}: .*{why}"):
+            GlmForCausalLM.from_pretrained(tmp_path, **{name: True})
+
     def test_of_a_shape_that_the_weights_do_not_have(self, tmp_path: Path) -> None:
         saved(tmp_path)
         with pytest.raises(CheckpointError, match="num_hidden_layers is 1, the weights hold 2 layers"):
@@ -75,7 +84,8 @@ class TestConfigChanges:
         model = GlmForCausalLM.from_pretrained(tmp_path, config=config, attention_dropout=0.2)
         assert (model.config.rope_theta, model.config.attention_dropout) == (5e6, 0.2)
         assert config.attention_dropout == 0.0
-        assert model.config is not config
+        with pytest.raises(TypeError, match="config must be a GlmConfig, found dict"):
+            GlmForCausalLM.from_pretrained(tmp_path, config=TINY)  # type: ignore[arg-type]
 
 
 def test_loading_imports_nothing_to_make_values_that_the_files_hold(tmp_path: Path) -> None:
