@@ -202,11 +202,11 @@ def _without_zero_bias(module: nn.Module, index: TensorIndex) -> TensorIndex:
     wanted, stored = module.state_dict(keep_vars=True), index.tensors.get("score.bias")
     if stored is None or "score.bias" in wanted or "score.weight" not in wanted:
         return index
-    require_zero_bias(index.folder, stored)
+    _require_zero_bias(index.folder, stored)
     return replace(index, tensors={k: v for k, v in index.tensors.items() if k != "score.bias"})
 
 
-def require_zero_bias(folder: Path, stored: StoredTensor) -> None:
+def _require_zero_bias(folder: Path, stored: StoredTensor) -> None:
     """Raise `CheckpointError` unless a sequence classifier's bias, which Hugging Face's head has no place for, is
     zero."""
     bias = read_tensor(stored).float()

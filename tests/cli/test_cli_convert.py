@@ -52,7 +52,11 @@ class TestRoundTrips:
         source = hugging_face_folder(tmp_path / "a", shard_bytes=60_000, num_hidden_layers=11)
         limit = ("--max-shard-gb", "0.00006")
         converts(source, tmp_path / "b", *limit)
-        assert len(list((tmp_path / "b").glob("*.safetensors"))) >= 5
+        index = json.loads((tmp_path / "b" / "model.safetensors.index.json").read_text())["weight_map"]
+        name = "transformer.encoder.layers.{}.input_layernorm.weight"
+        order = [index[name.format(n)] for n in range(11)]
+        assert order == sorted(order)
+        assert len(set(index.values())) >= 10
         converts(tmp_path / "b", tmp_path / "c", *limit)
         assert files(tmp_path / "c") == files(source)
         converts(tmp_path / "c", tmp_path / "d", *limit)
