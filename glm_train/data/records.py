@@ -92,8 +92,13 @@ def check_file(path: Path) -> None:
     try:
         if path.is_dir():
             inside = sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES)[:3]
-            hint = f", for example {str(path / inside[0])!r}" if inside else ""
-            raise DataError(f"{path}: this is a folder. Name the data file{hint}.")
+            if not inside:
+                raise DataError(
+                    f"{path}: this is a folder without data files. Name a file, or a folder of save_to_disk's."
+                )
+            raise DataError(
+                f"{path}: this is a folder. Name the data file, for example {str(path / inside[0])!r}."
+            )
         if not path.exists():
             raise DataError(f"{path}: no such file.{_nearest_file(path)}")
         if not path.is_file():
