@@ -24,7 +24,7 @@ from glm_train.data.records import Fault, Record, read_items
 from glm_train.errors import DataError
 from glm_train.text.chat import ExampleTooLong
 
-CHUNK_RECORDS = 64
+CHUNK_RECORDS, CHUNK_BYTES = 64, 1 << 20
 TOO_LONG = "longer than data.max_length"
 FAULTY = "faulty: "  # what the reason begins with for which a faulty record is left out
 
@@ -62,16 +62,17 @@ def _chunks(paths: list[Path], skip: bool) -> Iterator[_Chunk]:
     """Runs of records of one file; a fault that ends the file, or with which the run is to stop, ends the last."""
     for file, path in enumerate(paths):
         items: list[Record | Fault] = []
-        error = None
+        error, size = None, 0
         try:
             for item in read_items(path):
                 if isinstance(item, Fault) and not skip:
                     error = item.placed()
                     break
                 items.append(item)
-                if len(items) == CHUNK_RECORDS:
+                size += 0 if isinstance(item, Fault) else item.size
+                if len(items) == CHUNK_RECORDS or size >= CHUNK_BYTES:
                     yield _Chunk(file, items, skip)
-                    items = []
+                    items, size = [], 0
         except DataError as found:
             error = found
         if items or error:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from word_encoder import WordEncoder, ids_of, refusal, write
 
+from glm_train.data import encode
 from glm_train.data import prepare as prepare_module
 from glm_train.data.encode import Encoded, reason_of
 from glm_train.data.prepare import prepare
@@ -117,6 +118,16 @@ def test_many_kinds_of_faults_are_gathered(tmp_path: Path) -> None:
     dropped = prepare([path], Inventive(), on_error="skip").report.dropped
     assert len(dropped) == 21
     assert dropped["faulty: in other ways"] == 5
+
+
+def test_records_under_way_are_bounded_by_their_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many records that are each as long as a record may be would else be in memory at once."""
+    monkeypatch.setattr(encode, "CHUNK_BYTES", 2000)
+    records = [*GOOD[:64], *[{"ids": [1, 2], "filler": "x" * 1100}] * 5]
+    path = write(tmp_path / "a.jsonl", records)
+    sizes = [len(examples) for _, examples, _ in encode.encode_files([path], WordEncoder(), workers=0)]
+    assert sizes == [64, 2, 2, 1]
+    assert ids_of(prepare([path], WordEncoder())) == [record["ids"] for record in records]
 
 
 @pytest.mark.parametrize("on_error", ["warn", "", "Skip"])

@@ -67,9 +67,10 @@ def _read(path: Path, batches: Iterator[pa.RecordBatch]) -> Iterator[Item]:
         for batch in batches:
             if convert is None:
                 convert = _row_converter(path, batch.schema)
+            size = batch.nbytes // max(batch.num_rows, 1)
             for value in _values(batch):
                 row += 1
-                yield _read_row(value, convert, path, row)
+                yield _read_row(value, convert, path, row, size)
     except (pa.ArrowException, OSError, MemoryError) as error:
         what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"{path}:{row + 1}: cannot be read from this row on: {what}. {_DAMAGED}") from None
@@ -87,12 +88,12 @@ def _values(batch: pa.RecordBatch) -> list[dict[str, Any] | None]:
         return [value for i in range(batch.num_rows) for value in _values(batch.slice(i, 1))]
 
 
-def _read_row(value: Any, convert: Callable[[Any], Any], path: Path, row: int) -> Item:
+def _read_row(value: Any, convert: Callable[[Any], Any], path: Path, row: int, size: int) -> Item:
     if value is None:
         error = DataError("a text of it is not UTF-8. Write the file again from UTF-8 text.")
         return Fault(str(path), row, error)
     try:
-        return Record(convert(value), str(path), row)
+        return Record(convert(value), str(path), row, size)
     except json.JSONDecodeError as found:
         error = DataError(f"a value marked as JSON is not JSON: {found}. Write the file again.")
     except DataError as found:

@@ -34,7 +34,7 @@ def _read(path: Path, *, delimiter: str) -> Iterator[Item]:
     for line, row in rows:
         found = True
         try:
-            yield Record(_read_row(header, row, delimiter), str(path), line)
+            yield Record(_read_row(header, row, delimiter), str(path), line, sum(map(len, row)))
         except DataError as error:
             yield Fault(str(path), line, error)
     if not found:

@@ -47,7 +47,7 @@ def read_json_array(path: Path) -> Iterator[Item]:
     with path.open("rb") as file:
         for line, raw in _elements(file, path):
             try:
-                yield read_value(parse_json(decode_utf8(raw)), path, line)
+                yield read_value(parse_json(decode_utf8(raw)), path, line, len(raw))
             except json.JSONDecodeError as error:
                 raise _syntax_error(path, line + error.lineno - 1, describe(error)) from None
             except DataError as error:

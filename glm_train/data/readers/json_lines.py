@@ -59,7 +59,7 @@ def _too_long() -> DataError:
 
 def _read_line(raw: bytes, path: Path, line: int) -> Item:
     try:
-        return read_value(parse_json(decode_utf8(raw.rstrip(b"\r\n"))), path, line)
+        return read_value(parse_json(decode_utf8(raw.rstrip(b"\r\n"))), path, line, len(raw))
     except json.JSONDecodeError as error:
         return Fault(str(path), line, _syntax_error(error, raw.strip()))
     except DataError as error:

@@ -23,6 +23,7 @@ class Record:
     value: dict[str, Any]
     path: str
     line: int
+    size: int = 0  # bytes of its text, about: how much memory a run of records takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,10 @@ class Fault:
 Item = Record | Fault
 
 
-def read_value(value: Any, path: Path, line: int) -> Item:
+def read_value(value: Any, path: Path, line: int, size: int) -> Item:
     """The record of a JSON value, or the fault that it is no object."""
     if isinstance(value, dict):
-        return Record(value, str(path), line)
+        return Record(value, str(path), line, size)
     message = f"the record is a JSON {_kind(value)}, not an object. Write one {{...}} for each record."
     return Fault(str(path), line, DataError(message))
 
