@@ -21,7 +21,7 @@ from support.reference import (
     relative,
 )
 from support.tiny_models import VARIANTS
-from support.tolerances import GRADIENT, LOGITS, LOSS
+from support.tolerances import ATTENTION, GRADIENT, LOGITS, LOSS
 
 IDS, MASK = ragged_batch("right")
 LABELS = torch.where(MASK.bool(), IDS, -100)
@@ -121,7 +121,7 @@ def test_a_packed_row_equals_its_documents_run_alone(variant: str, attentions: b
         for layer, weights in enumerate(packed.attentions):
             heads = range(weights.shape[1])
             blocks = [torch.block_diag(*(a.attentions[layer][0, head] for a in alone)) for head in heads]
-            assert_close(weights[0], torch.stack(blocks), f"attentions[{layer}]")
+            assert_close(weights[0], torch.stack(blocks), f"attentions[{layer}]", ATTENTION)
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor | None]:
@@ -152,12 +152,3 @@ def test_the_padding_row_gets_no_gradient_but_the_heads_row_does() -> None:
     ours(IDS, attention_mask=MASK, labels=LABELS).loss.backward()
     assert ours.model.embed_tokens.weight.grad[5].abs().max() == 0
     assert ours.lm_head.weight.grad[5].abs().max() > 0
-
-
-@pytest.mark.parametrize("variant", ["glm", "glm4", "glm-edge"])
-def test_greedy_generation_equals_transformers_on_ragged_prompts(variant: str) -> None:
-    ours, reference = pair(variant)
-    ids, mask = ragged_batch("left")
-    ours_ids = ours.generate(ids, attention_mask=mask, max_new_tokens=24)
-    theirs = reference.generate(input_ids=ids, attention_mask=mask, max_new_tokens=24, do_sample=False)
-    assert ours_ids.tolist() == theirs.tolist()

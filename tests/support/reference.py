@@ -15,7 +15,7 @@ from glm_train.model.config import GlmConfig
 from glm_train.model.decoder import GlmModel
 from glm_train.model.heads import GlmForCausalLM
 from support.tiny_models import SHAPE, VARIANTS
-from support.tolerances import DOCUMENT_LOSS, GRADIENT, LOGITS, LOSS
+from support.tolerances import ATTENTION, DOCUMENT_LOSS, GRADIENT, LOGITS, LOSS
 
 HEADS = {
     "model": "Model",
@@ -132,7 +132,7 @@ def assert_same_outputs(mine: Any, expected: Any) -> None:
         ours, theirs = getattr(mine, name) or (), getattr(expected, name) or ()
         assert len(ours) == len(theirs), name
         for layer, (one, other) in enumerate(zip(ours, theirs, strict=True)):
-            assert_close(one, other, f"{name}[{layer}]")
+            assert_close(one, other, f"{name}[{layer}]", ATTENTION if name == "attentions" else LOGITS)
     assert_same_cache(getattr(mine, "past_key_values", None), getattr(expected, "past_key_values", None))
 
 
