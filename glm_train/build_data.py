@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from glm_train.bar import Progress, silent
 from glm_train.checkpoint.vocabulary import check_vocabulary
 from glm_train.data.prepare import prepare_chat
 from glm_train.data.sources import files_of, find_sources
@@ -29,17 +30,19 @@ def build_tokenizer(config: RunConfig) -> tuple[GlmTokenizer, GlmConfig]:
     return tokenizer, model_config
 
 
-def build_data(config: RunConfig, tokenizer: GlmTokenizer) -> tuple[ExampleStore, ExampleStore | None]:
+def build_data(
+    config: RunConfig, tokenizer: GlmTokenizer, progress: Progress = silent
+) -> tuple[ExampleStore, ExampleStore | None]:
     """Training and validation examples, tokenised, from the cache where it has them.
 
     Training examples stand as often as the weights of their files say.
     """
-    train, validation, weights = prepare_data(config, tokenizer)
+    train, validation, weights = prepare_data(config, tokenizer, progress)
     return weigh(train, weights, config.seed), validation
 
 
 def prepare_data(
-    config: RunConfig, tokenizer: GlmTokenizer
+    config: RunConfig, tokenizer: GlmTokenizer, progress: Progress = silent
 ) -> tuple[ExampleStore, ExampleStore | None, dict[Path, float]]:
     """Training and validation examples, each once, and the weight of each training file."""
     settings = config.data
@@ -57,6 +60,7 @@ def prepare_data(
         on_error=settings.on_error,
         cache_dir=settings.cache_dir,
         workers=settings.workers,
+        progress=progress,
     )
     weights = {file: source.weight for source in sources for file in source.files}
     train = prepare(files_of(sources))

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from glm_train.bar import Progress, silent
 from glm_train.checkpoint import chatglm
 from glm_train.checkpoint.disk import disk_errors, write_text
 from glm_train.checkpoint.index import TensorIndex, file_inside, read_index, read_stored
 from glm_train.checkpoint.new_folder import free_place, published
 from glm_train.checkpoint.pretrained import GlmForSequenceClassification
 from glm_train.checkpoint.safetensors_file import Deferred, StoredTensor
-from glm_train.checkpoint.same_model import Comparison, Progress, compare, model_class
+from glm_train.checkpoint.same_model import Comparison, compare, model_class
 from glm_train.checkpoint.sizes import check_sizes
 from glm_train.checkpoint.weights import (
     MAX_SHARD_BYTES,
@@ -90,7 +91,7 @@ def convert(
     dtype: str | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     warn: Callable[[str], None] = lambda _: None,
-    progress: Progress = lambda *_: None,
+    progress: Progress = silent,
 ) -> Conversion:
     """Write the model of `source` (a folder or hub id) to the new folder `out` in layout `to`: `hf`, or `chatglm`,
     the original release's; None means the other one than the source's.

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 
 import glm_train
 from glm_train import build, dist
+from glm_train.bar import progress_bar
 from glm_train.build_data import build_data, build_tokenizer
 from glm_train.callbacks.preemption import Stopped
 from glm_train.callbacks.report import write_report
@@ -52,7 +53,8 @@ def fit(config: RunConfig, recipe: str) -> RunResult:
     device = build.device_type(config)
     _refuse_ranks()
     tokenizer, model_config = build_tokenizer(config)
-    train, validation = build_data(config, tokenizer)
+    with progress_bar() as progress:
+        train, validation = build_data(config, tokenizer, progress)
     plan = build_plan(config, train)
     position = plan_position(config, plan, train, model_config, tokenizer)
     resumed = open_state(state) if state else None

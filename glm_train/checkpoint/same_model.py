@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from glm_train.bar import Progress
 from glm_train.checkpoint import pretrained
 from glm_train.checkpoint.fit import Slot
 from glm_train.checkpoint.index import TensorIndex, read_index
@@ -28,7 +29,6 @@ from glm_train.model.config import GlmConfig
 
 TOKENS = 24
 _LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\.", re.ASCII)
-Progress = Callable[[str, int, int], None]  # what is done now, how much of it is done, of how much
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,13 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from glm_train.bar import progress_bar
     from glm_train.convert import Conversion
 
-_PATIENCE = 2.0  # seconds without a sign of life
 _NAMES = {"hf": "Hugging Face", "chatglm": "original (chatglm)"}
 
 
@@ -50,11 +47,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from glm_train.bar import progress_bar
     from glm_train.checkpoint.weights import MAX_SHARD_BYTES
     from glm_train.convert import convert
 
     limit = MAX_SHARD_BYTES if args.max_shard_gb is None else max(1, int(args.max_shard_gb * 10**9))
-    with _progress() as progress:
+    with progress_bar() as progress:
         done = convert(
             args.source,
             args.out,
@@ -78,38 +76,6 @@ def _number(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
     return value
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
-    """A function `(what, done, total)` that shows a bar at a terminal, once two seconds have passed."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description:<12}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    start, tasks = time.monotonic(), {}
-
-    def show(what: str, done: int, total: int) -> None:
-        if what not in tasks:
-            tasks[what] = bar.add_task(what, total=total)
-        bar.update(tasks[what], completed=done)
-        if time.monotonic() - start > _PATIENCE and not bar.live.is_started:
-            bar.start()
-
-    try:
-        yield show
-    finally:
-        if bar.live.is_started:
-            bar.stop()
 
 
 def _summary(out: Path, done: Conversion) -> str:

@@ -21,10 +21,12 @@ def run(args: argparse.Namespace) -> int:
     from glm_train.config.compose import compose
 
     config = compose(args.recipe, args.overrides)
+    from glm_train.bar import progress_bar
     from glm_train.build_data import build_data, build_tokenizer
 
     tokenizer, _ = build_tokenizer(config)
-    train, validation = build_data(config, tokenizer)
+    with progress_bar() as progress:
+        train, validation = build_data(config, tokenizer, progress)
     reports = {"train": train.report}
     if validation is not None and config.data.validation is not None:
         reports["validation"] = validation.report

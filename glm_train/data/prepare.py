@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from glm_train.bar import Progress, silent
 from glm_train.data.cache import cached_folder, default_cache_dir, file_digest
 from glm_train.data.chat_formats import CHAT_FORMATS, parse_chat
 from glm_train.data.encode import FAULTY, Encoded, Encoder, encode_files
@@ -42,6 +43,7 @@ def prepare_chat(
     on_error: str = "error",
     cache_dir: str | Path | None = None,
     workers: int = 0,
+    progress: Progress = silent,
 ) -> ExampleStore:
     """Chat records as tokenised examples, from the cache if they were prepared before.
 
@@ -52,6 +54,7 @@ def prepare_chat(
         on_error: what to do with a faulty record: "error" stops at the first; "skip" leaves it out and counts it.
         cache_dir: where prepared data is kept; default `$GLM_TRAIN_CACHE`, else `~/.cache/glm-train`.
         workers: processes that tokenise large files; 0 and 1 mean this process. The result is the same.
+        progress: is told how many records are done, and 0 for the total, which nobody knows.
 
     Examples longer than `max_length` that cannot be shortened, and examples without a trained token, are left
     out and counted in the store's report.
@@ -67,7 +70,7 @@ def prepare_chat(
             f"data.format={format!r} is unknown. Use one of: {', '.join(known)}.{nearest(format, known)}"
         )
     encoder = ChatEncoder(tokenizer, format, train_on, max_length, truncation, stop_token)
-    return prepare(files, encoder, on_error=on_error, cache_dir=cache_dir, workers=workers)
+    return prepare(files, encoder, on_error=on_error, cache_dir=cache_dir, workers=workers, progress=progress)
 
 
 def prepare(
@@ -77,6 +80,7 @@ def prepare(
     on_error: str = "error",
     cache_dir: str | Path | None = None,
     workers: int = 0,
+    progress: Progress = silent,
 ) -> ExampleStore:
     """The examples that `encoder` makes of the records of `files`, in file order. See `prepare_chat`."""
     if not files:
@@ -90,7 +94,9 @@ def prepare(
     states = [_state(path) for path in paths]
     skip = on_error == "skip"
     key = _key(paths, encoder, skip)
-    build = partial(_build, paths=paths, states=states, encoder=encoder, workers=workers, skip=skip)
+    build = partial(
+        _build, paths=paths, states=states, encoder=encoder, workers=workers, skip=skip, progress=progress
+    )
     folder, hit = cached_folder(
         Path(cache_dir) if cache_dir else default_cache_dir(), key, is_complete=is_complete, build=build
     )
@@ -98,7 +104,14 @@ def prepare(
 
 
 def _build(
-    folder: Path, *, paths: list[Path], states: list[tuple], encoder: Encoder, workers: int, skip: bool
+    folder: Path,
+    *,
+    paths: list[Path],
+    states: list[tuple],
+    encoder: Encoder,
+    workers: int,
+    skip: bool,
+    progress: Progress,
 ) -> None:
     parallel = workers > 1 and sum(size for size, _ in states) >= PARALLEL_BYTES
     tally = _Tally(paths)
@@ -108,6 +121,7 @@ def _build(
             for example in examples:
                 if tally.keep(example, file):
                     writer.append(example.input_ids, example.labels, file=file, line=example.line)
+            progress("records", tally.counts["records"], 0)
             if error is not None:
                 raise error
         for path, state in zip(paths, states, strict=True):

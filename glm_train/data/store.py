@@ -127,13 +127,13 @@ class ExampleWriter:
         if not self._rows:
             return
         ids, labels, trained, files, lines = zip(*self._rows, strict=True)
-        offsets = pa.array(np.cumsum([0, *map(len, ids)]), pa.int32())
+        offsets = _column(np.cumsum([0, *map(len, ids)]), pa.int32())
         columns = [
-            pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(ids), pa.int32())),
-            pa.ListArray.from_arrays(offsets, pa.array(np.concatenate(labels), pa.int32())),
-            pa.array(trained, pa.int32()),
-            pa.array(files, pa.int32()),
-            pa.array(lines, pa.int64()),
+            pa.ListArray.from_arrays(offsets, _column(np.concatenate(ids), pa.int32())),
+            pa.ListArray.from_arrays(offsets, _column(np.concatenate(labels), pa.int32())),
+            _column(trained, pa.int32()),
+            _column(files, pa.int32()),
+            _column(lines, pa.int64()),
         ]
         self._ipc.write_batch(pa.record_batch(columns, schema=_SCHEMA))
         self._rows, self._tokens = [], 0
@@ -214,6 +214,12 @@ class ExampleStore:
         row = index if self._rows is None else int(self._rows[index])
         batch = int(np.searchsorted(self._starts, row, side="right")) - 1
         return batch, row - int(self._starts[batch])
+
+
+def _column(values: Any, kind: pa.DataType) -> pa.Array:
+    """Whole numbers as an Arrow array over the same memory. (`pa.array` would import pandas to look at them.)"""
+    array = np.ascontiguousarray(values, kind.to_pandas_dtype())
+    return pa.Array.from_buffers(kind, len(array), [None, pa.py_buffer(array)])
 
 
 def _read_report(folder: Path, files: tuple[str, ...], cache_hit: bool, seconds: float) -> PrepareReport:

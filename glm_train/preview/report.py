@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from glm_train.build_data import build_data, build_tokenizer
+from glm_train.bar import progress_bar
+from glm_train.build_data import build_tokenizer, prepare_data
 from glm_train.data.mask_checks import (
     NO_STOP,
     UNTRAINED,
@@ -23,6 +24,7 @@ from glm_train.data.mask_checks import (
     find_duplicates,
 )
 from glm_train.data.store import IGNORE, ExampleStore
+from glm_train.data.weights import weigh
 from glm_train.run_plan import RunPlan, build_plan, microbatches_per_epoch
 from glm_train.text.tokenizer import GlmTokenizer
 
@@ -100,9 +102,11 @@ class Preview:
 
     def __init__(self, config: RunConfig, leakage: float = 0.01) -> None:
         self.tokenizer, _ = build_tokenizer(config)
-        self.train, self.validation = build_data(config, self.tokenizer)
+        with progress_bar() as progress:
+            self.train, self.validation, weights = prepare_data(config, self.tokenizer, progress)
         self.turns = turn_tokens(self.tokenizer)
-        plan = build_plan(config, self.train)
+        weighed = weigh(self.train, weights, config.seed)
+        plan = build_plan(config, weighed)
         duplicates = find_duplicates(self.train, self.validation)
         everything = config.data.train_on == "all"
         split = config.data.validation is None
@@ -122,7 +126,7 @@ class Preview:
             reports.get("validation"),
             duplicates.in_training,
             duplicates.in_both,
-            _packing(plan, self.train),
+            _packing(plan, weighed),
             faults,
         )
 
