@@ -101,7 +101,7 @@ def build_datamodule(
         total_steps=plan.total_steps,
         start_step=start_step,
         validation_tokens=max(longest, plan.token_budget or 0),
-        workers=config.data.workers,
+        workers=config.data.workers or 0,
         pin_memory=device_type(config) == "cuda",
     )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from glm_train.bar import Progress, silent
 from glm_train.checkpoint.vocabulary import check_vocabulary
+from glm_train.data.encode import usable_cores
 from glm_train.data.prepare import prepare_chat
 from glm_train.data.sources import files_of, find_sources
 from glm_train.data.split import split_validation
@@ -59,7 +60,7 @@ def prepare_data(
         stop_token=settings.stop_token,
         on_error=settings.on_error,
         cache_dir=settings.cache_dir,
-        workers=settings.workers,
+        workers=usable_cores() if settings.workers is None else settings.workers,
         progress=progress,
     )
     weights = {file: source.weight for source in sources for file in source.files}

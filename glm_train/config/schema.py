@@ -97,7 +97,8 @@ class ChatData:
     stop_token: Literal["role", "endoftext"] = "role"  # trained at the end of a turn; role: the next role's
     truncation: Literal["oldest_turns", "drop", "error"] = "oldest_turns"  # of conversations over max_length
     packing: bool = True  # fill microbatches up to batch.tokens; false: batch.documents each, or one
-    workers: NotNegative = 0  # loader processes beside the main one
+    # Processes beside the main one that prepare large files and load batches; null: every core prepares, none loads.
+    workers: NotNegative | None = None  # null: see above
     cache_dir: FilePath | None = None  # where prepared examples are kept; null: the user's cache directory
 
 

@@ -9,6 +9,7 @@ A new task brings its own `Encoder` and shares the rest.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
 from collections import deque
 from collections.abc import Iterator
@@ -44,6 +45,12 @@ def encode_files(
     if workers > 1:
         return _encode_parallel(chunks, encoder, workers)
     return (_encode_chunk(chunk, encoder) for chunk in chunks)
+
+
+def usable_cores() -> int:
+    """The cores that this process may use; at most sixteen, beyond which the reader of the file is the slowest."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return min(16, len(affinity(0)) if affinity else os.cpu_count() or 1)
 
 
 def reason_of(error: DataError) -> str:
