@@ -71,7 +71,7 @@ def _read(path: Path, batches: Iterator[pa.RecordBatch]) -> Iterator[Item]:
             for value in _values(batch):
                 row += 1
                 yield _read_row(value, convert, path, row, size)
-    except (pa.ArrowException, OSError, MemoryError) as error:
+    except (pa.ArrowException, OSError, MemoryError, ValueError) as error:
         what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(f"{path}:{row + 1}: cannot be read from this row on: {what}. {_DAMAGED}") from None
     if not row:

@@ -128,6 +128,13 @@ def test_offsets_beyond_the_end_are_refused(tmp_path: Path) -> None:
     assert "cannot be read from this row on: " in refusal(path)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_names_of_columns(tmp_path: Path, kind: str) -> None:
+    path = write(tmp_path, pa.table({"some_name": ["x"]}), kind)
+    path.write_bytes(path.read_bytes().replace(b"some_name", b"some\xffname"))
+    assert refusal(path).startswith(f"{path}:1: cannot be read from this row on: ")
+
+
 def test_two_columns_of_one_name(tmp_path: Path) -> None:
     path = write(tmp_path, pa.Table.from_arrays([pa.array(["x"])] * 2, names=["a", "a"]))
     assert refusal(path) == f"{path}: two columns are named 'a'. Rename one of the two."
