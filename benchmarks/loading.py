@@ -3,15 +3,16 @@
     python benchmarks/loading.py                       # 1.5 GB of random weights in a temporary folder
     python benchmarks/loading.py --gigabytes 0.3 --rounds 3
 
-Each side runs in a fresh process for each measurement, in turn, several rounds; the files are in the page cache. What
-is compared:
+Each measurement runs in a fresh process; the two sides take turns, several rounds. What is compared:
 
-- new memory: `from_pretrained`, and reading the files into new memory, which is the least that any loader does;
-- memory that is there: `load_weights` into a model, and reading the files into a buffer of their size. Here the
-  kernel hands out no pages, so the loader's own cost shows.
+- new memory: `from_pretrained`, and reading the files into new memory, which is the least that a loader does;
+- memory that is there: `load_weights` into a model, and reading the files into buffers of their size. The kernel
+  hands out no pages here, so the loader's own cost shows.
 
-Reading is one `readinto` a file. Memory is what the process owns (RssAnon), sampled every millisecond during the load,
-less what it owned before; mapped pages of the files are the kernel's, which takes them back when it needs to.
+The files are in the page cache, but for the last row, before which the kernel is asked to drop them. Reading is one
+`readinto` a file. Memory is what the process owns (RssAnon), sampled every millisecond during the load, less what it
+owned before; mapped pages of the files are the kernel's, which takes them back when it needs to. Both sides need the
+CPU alone when the files are cached, so CPU time tells the same, undisturbed by other processes.
 Writes benchmarks/results/loading_cpu.md.
 """
 
@@ -43,15 +44,17 @@ SHAPE = {
     "eos_token_id": [0],
 }
 LAYER_BYTES, EMBEDDING_BYTES = 103_834_624, 134_217_728  # bf16
-# Name, side, dtype of the files, dtype of the model. The first of each pair is what the second is compared with.
+COLD, THERE = "from the disk", "memory there"
+# Name, dtype of the files, side and dtype of reading, side and dtype of loading.
 PAIRS = [
     ("bf16 files, bf16 model, new memory", "bfloat16", ("read_new", ""), ("from_pretrained", "bfloat16")),
     ("fp32 files, fp32 model, new memory", "float32", ("read_new", ""), ("from_pretrained", "float32")),
     ("fp32 files, bf16 model, new memory", "float32", ("read_new", ""), ("from_pretrained", "bfloat16")),
     ("bf16 files, fp32 model, new memory", "bfloat16", ("read_new", ""), ("from_pretrained", "float32")),
-    ("bf16 files, bf16 model, memory there", "bfloat16", ("read_there", ""), ("load_weights", "bfloat16")),
-    ("fp32 files, fp32 model, memory there", "float32", ("read_there", ""), ("load_weights", "float32")),
-    ("fp32 files, bf16 model, memory there", "float32", ("read_there", ""), ("load_weights", "bfloat16")),
+    (f"bf16 files, bf16 model, {THERE}", "bfloat16", ("read_there", ""), ("load_weights", "bfloat16")),
+    (f"fp32 files, fp32 model, {THERE}", "float32", ("read_there", ""), ("load_weights", "float32")),
+    (f"fp32 files, bf16 model, {THERE}", "float32", ("read_there", ""), ("load_weights", "bfloat16")),
+    (f"bf16 files, bf16 model, {COLD}", "bfloat16", ("read_new", ""), ("from_pretrained", "bfloat16")),
 ]
 
 
@@ -109,14 +112,21 @@ def measure(pair: Any, folders: dict[str, Path], rounds: int, threads: int) -> d
     results: list[list[dict[str, Any]]] = [[], []]
     for turn in range(rounds + 1):
         for (side, dtype), kept in zip(sides, results, strict=True):
+            if COLD in name:
+                drop_from_cache(folders[stored])
             result = run(side, folders[stored], dtype, threads)
             if turn:
                 kept.append(result)
     size = sum(path.stat().st_size for path in weight_files(folders[stored]))
-    ratios = [plain["seconds"] / ours["seconds"] for plain, ours in zip(*results, strict=True)]
-    row = {"name": name, "bytes": size, "plain": results[0], "ours": results[1], "ratios": ratios}
+    row = {"name": name, "bytes": size, "plain": results[0], "ours": results[1]}
     print(line(row), flush=True)
     return row
+
+
+def drop_from_cache(folder: Path) -> None:
+    for path in weight_files(folder):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def run(side: str, folder: Path, dtype: str, threads: int) -> dict[str, Any]:
@@ -197,12 +207,12 @@ def watched(work: Callable[[], object]) -> dict[str, Any]:
 
     sampler = threading.Thread(target=sample)
     sampler.start()
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.thread_time()
     work()
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.thread_time() - cpu_start
     done.set()
     sampler.join()
-    return {"seconds": seconds, "peak": max(peak[0], own_bytes()) - before}
+    return {"seconds": seconds, "cpu": cpu, "peak": max(peak[0], own_bytes()) - before}
 
 
 def own_bytes() -> int:
@@ -220,32 +230,36 @@ def weight_files(folder: Path) -> list[Path]:
 
 def line(row: dict[str, Any]) -> str:
     """One row of the table."""
-    speeds = [
-        row["bytes"] / 1e9 / statistics.median(r["seconds"] for r in row[side]) for side in ("plain", "ours")
-    ]
-    least = [row["bytes"] / 1e9 / min(r["seconds"] for r in row[side]) for side in ("plain", "ours")]
-    first = row["ours"][0]
-    over = max(r["peak"] for r in row["ours"]) - (first["model"] if "new" in row["name"] else 0)
+    plain, ours = row["plain"], row["ours"]
+    speeds = [row["bytes"] / 1e9 / statistics.median(r["seconds"] for r in side) for side in (plain, ours)]
+    ratios = {
+        measure: statistics.median(a[measure] / b[measure] for a, b in zip(plain, ours, strict=True))
+        for measure in ("seconds", "cpu")
+    }
+    best = min(r["seconds"] for r in plain) / min(r["seconds"] for r in ours)
+    above = max(r["peak"] for r in ours) - (0 if THERE in row["name"] else ours[0]["model"])
     return (
-        f"| {row['name']} | {speeds[0]:.2f} | {speeds[1]:.2f} | {statistics.median(row['ratios']):.0%} | "
-        f"{least[1] / least[0]:.0%} | {over / 2**20:,.0f} | {first['largest'] / 2**20:,.0f} |"
+        f"| {row['name']} | {speeds[0]:.2f} | {speeds[1]:.2f} | {ratios['seconds']:.0%} | {best:.0%} | "
+        f"{ratios['cpu']:.0%} | {max(above, 0) / 2**20:,.0f} | {ours[0]['largest'] / 2**20:,.0f} |"
     )
 
 
 def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
     import torch
 
-    files = {row["bytes"] for row in rows}
-    largest = ", ".join(f"{size / 1e9:.2f} GB" for size in sorted(files))
+    files = ", ".join(f"{size / 1e9:.2f} GB" for size in sorted({row["bytes"] for row in rows}))
     return (
         "# Loading a model folder\n\n"
         f"`python benchmarks/loading.py` on {os.cpu_count()} cores, {args.threads} thread(s), {cpu()}; torch "
-        f"{torch.__version__}, Python {platform.python_version()}. Files of {largest} ({args.shards} shards), in the "
-        f"page cache; {args.rounds} rounds in which the sides take turns, each in a fresh process. GB/s of file; "
-        "medians, the ratio round by round and of the best rounds. Memory: peak above the model (above what was there "
-        "for the last rows), and the largest tensor, in MiB.\n\n"
-        "| | reading | loading | ratio | best | peak above | one tensor |\n|---|---:|---:|---:|---:|---:|---:|\n"
-        + "".join(f"{line(row)}\n" for row in rows)
+        f"{torch.__version__}, Python {platform.python_version()}. Files of {files}, {args.shards} shards or so; "
+        f"{args.rounds} rounds in which the sides take turns, each in a fresh process. GB of file a second, medians; "
+        "ratio of loading's speed to reading's: round by round (median), of the fastest rounds, and of CPU time. "
+        "Memory in MiB: the peak above the model (above what was there, where it was there), beside the largest "
+        "tensor, which is what loading may take.\n\n"
+        "| | reading GB/s | loading GB/s | ratio | fastest | CPU | above | one tensor |\n"
+        "|---|---:|---:|---:|---:|---:|---:|---:|\n" + "".join(f"{line(row)}\n" for row in rows) + "\n"
+        "An fp32 model from bf16 files takes twice the memory that reading them takes, and handing out new memory is "
+        "most of the time of both sides: compare it with the row of fp32 files.\n"
     )
 
 

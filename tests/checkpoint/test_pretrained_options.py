@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +100,32 @@ def test_loading_imports_nothing_to_make_values_that_the_files_hold(tmp_path: Pa
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 30
+
+
+def owned_bytes() -> int:
+    """Memory of this process that is not a file's."""
+    found = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found is not None
+    return 1024 * int(found[1])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_peak_memory_is_the_model_and_one_tensor(tmp_path: Path, dtype: str) -> None:
+    saved(tmp_path, vocab_size=4096, hidden_size=1024, intermediate_size=2048)
+    before, peaks, done = owned_bytes(), [0], threading.Event()
+
+    def sample() -> None:
+        while not done.wait(0.0005):
+            peaks.append(owned_bytes() - before)
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    model = GlmForCausalLM.from_pretrained(tmp_path, dtype=dtype)
+    done.set()
+    sampler.join()
+    sizes = [parameter.nbytes for parameter in model.parameters()]
+    assert sum(sizes) > 25 * 2**20
+    assert max(peaks) <= sum(sizes) + max(sizes) + 4 * 2**20
 
 
 class TestMeta:
