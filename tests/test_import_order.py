@@ -19,10 +19,7 @@ PACKAGE = "glm_train"
 # Folders by their name, files of the package's top by theirs. `__init__.py` at the top is the public face: it may name
 # any floor, and does so lazily.
 FLOORS = {
-    "errors.py": 0,
-    "dist.py": 0,
-    "bar.py": 0,
-    "hub.py": 0,
+    **dict.fromkeys(("errors.py", "dist.py", "bar.py", "hub.py"), 0),
     "model": 1,
     "text": 2,
     "losses": 3,
@@ -53,10 +50,11 @@ HOMES = {
     "peft": ("adapters/",),
     "transformers": (),
     "wandb": ("callbacks/", "build.py"),
+    "datasets": ("data/hub_data.py",),
 }
-HEAVY = {"torch", "lightning", "peft", "wandb", "transformers"}
-LIGHT = ("__init__.py", "errors.py", "hub.py", "cli/", "config/", "text/")
-LIGHT += ("data/records.py", "data/chat", "data/plan.py")
+HEAVY = {"torch", "lightning", "peft", "wandb", "transformers", "datasets"}
+LIGHT = ("__init__.py", "errors.py", "hub.py", "cli/", "config/", "text/", "data/chat", "data/plan.py")
+LIGHT += ("data/records.py", "preview/", "bar.py")
 LONGEST_FILE, LONGEST_FUNCTION = 299, 59  # lines
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from glm_train.bar import progress_bar
 from glm_train.build_data import build_tokenizer, prepare_data
+from glm_train.data.encode import FAULTY
 from glm_train.data.mask_checks import (
     NO_STOP,
     UNTRAINED,
@@ -203,11 +204,10 @@ def _mask_faults(
             places = ", ".join(":".join(map(str, store.source(i))) for i in check.first[rule])
             faults.append(f"{name}: {rule} in {count:,} examples (first: {places})")
     if first:  # a part split off the same files has the same report
-        for reason, places in store.report.dropped_at.items():
-            if "trained" in reason:
-                faults.append(
-                    f"{name}: {reason}: {store.report.dropped[reason]:,} records (first: {', '.join(places)})"
-                )
+        for reason, found in store.report.dropped_at.items():
+            if "trained" in reason and not reason.startswith(FAULTY):
+                count = store.report.dropped[reason]
+                faults.append(f"{name}: {reason}: {count:,} records (first: {', '.join(found)})")
     return faults
 
 
