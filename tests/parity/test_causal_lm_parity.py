@@ -124,6 +124,18 @@ def test_a_packed_row_equals_its_documents_run_alone(variant: str, attentions: b
             assert_close(weights[0], torch.stack(blocks), f"attentions[{layer}]", ATTENTION)
 
 
+def test_positions_restart_in_every_document_of_a_packed_row() -> None:
+    """Attention is relative, so that numbers tell nothing until a row is long; the angles do."""
+    ours, _ = pair("glm")
+    tables: list[torch.Tensor] = []
+    ours.model.layers[0].register_forward_pre_hook(lambda layer, given: tables.append(given[1][1]))
+    ids = torch.cat([IDS[row, :length] for row, length in enumerate(LENGTHS)])[None]
+    ours(ids, cu_seqlens=edges())
+    ours(ids[:, :11])
+    packed, alone = (sines.flatten(2)[0] for sines in tables)
+    assert torch.equal(packed, torch.cat([alone[:length] for length in LENGTHS]))
+
+
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor | None]:
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
