@@ -185,7 +185,10 @@ class ChatFormat:
             return f"{self.probe.name} writes no generation prompt; use the template of a GLM-4 chat model"
         for i, message in said:
             if message.role not in written and not self.probe.writes(message.role):
-                return f"messages[{i}]: {self.probe.name} writes no {message.role} messages; {CURE}"
+                header = f"<|{message.role}|>"
+                return (
+                    f"messages[{i}]: {self.probe.name} writes no {message.role} messages ({header}); {CURE}"
+                )
         for (i, message), role in zip(said, [*written, *[""] * len(said)], strict=False):
             if message.role != role and not message.content.strip() and len(written) < len(expected):
                 return f"messages[{i}]: {self.probe.name} leaves out messages without content; {CURE}"

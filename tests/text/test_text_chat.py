@@ -179,7 +179,7 @@ TOOLS = (WEATHER, {"name": "f2"})
             "{{ messages|length }}",
             (HI, HELLO),
             None,
-            r"messages\[0\]: .* writes no user messages; use the template of a GLM-4 model",
+            r"messages\[0\]: .* writes no user messages \(<\|user\|>\); use the template of a GLM-4 model",
         ),
         (UPPER, (HI, HELLO), None, r"messages\[0\]: .* the content 'hi'"),
         (
@@ -201,7 +201,7 @@ TOOLS = (WEATHER, {"name": "f2"})
             EDGE_OF_THREE_ROLES,
             (HI, CALL, RESULT, ANSWER),
             None,
-            r"messages\[2\]: .* writes no observation messages",
+            r"messages\[2\]: .* writes no observation messages \(<\|observation\|>\)",
         ),
         ("{{ tools[0]|tojson }}" + PLAIN, (HI, HELLO), TOOLS, r"tools\[1\]: .* left out the tool 'f2'"),
         (PLAIN + "<|assistant|>", (HI, HELLO), None, "the rendered text has user assistant assistant"),

@@ -136,6 +136,24 @@ def test_tool_call_behind_a_generation_prompt_with_a_line_break(tmp_path: Path) 
     )
 
 
+def test_a_call_that_the_model_makes_by_itself_has_no_prompt(tmp_path: Path) -> None:
+    """Behind its own text it writes the header, and so the whole of the call."""
+    tokenizer = tokenizer_of(tmp_path, NEWLINE_0414)
+    example = encode_chat(tokenizer, chat(HI, HELLO, CALL, RESULT, HELLO))
+    assert marked(tokenizer, example) == (
+        "[gMASK] <sop> <|user|> Ċ h i <|assistant|> Ċ *Hel *lo *<|assistant|> *get *_weather *Ċ *{ *}"
+        " *<|observation|> Ċ 31 <|assistant|> Ċ *Hel *lo *<|user|>"
+    )
+
+
+def test_reasoning_under_a_template_that_writes_behind_it_is_refused(tmp_path: Path) -> None:
+    tokenizer = tokenizer_of(tmp_path, GLM_Z1.replace(".strip() -}}", ".strip() + '[end]' -}}"))
+    with pytest.raises(
+        DataError, match=r"messages\[1\]: .* writes '\[end\]' after it, so what a server expects"
+    ):
+        encode_chat(tokenizer, chat(HI, THOUGHT))
+
+
 @pytest.mark.parametrize("source", [None, GLM_4_9B_CHAT, GLM_EDGE])
 def test_templates_that_keep_reasoning_train_it_in_every_answer(tmp_path: Path, source: str | None) -> None:
     tokenizer = tokenizer_of(tmp_path, source)
@@ -174,6 +192,15 @@ def test_an_answer_that_its_prompt_does_not_begin_is_refused(
     with pytest.raises(DataError) as e:
         encode_chat(tokenizer, chat(HI, answer))
     assert f"ends with {given!r}, and the template writes this answer otherwise" in str(e.value)
+
+
+def test_a_template_that_refuses_the_probe_is_taken_at_its_word(tmp_path: Path) -> None:
+    strict = "{% if messages|length > 4 %}{{ raise_exception('too many') }}{% endif %}"
+    tokenizer = tokenizer_of(tmp_path, strict + OTHER_HEADER.replace("SUFFIX", ""))
+    text = marked(tokenizer, encode_chat(tokenizer, chat(HI, HELLO, BYE, HELLO)))
+    assert text.count("*Hel *lo *<|user|>") == 2
+    with pytest.raises(DataError, match="too many"):
+        encode_chat(tokenizer, chat(HI, HELLO, BYE, HELLO, BYE, HELLO))
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,15 @@ def test_untrained_messages_at_the_end_go_first(tokenizer: GlmTokenizer) -> None
         assert got.dropped_tokens == size - len(got.input_ids)
 
 
+def test_an_untrained_end_takes_no_room_from_older_exchanges(tokenizer: GlmTokenizer) -> None:
+    turns = (*TURNS, TURNS[6], Message("assistant", "three four five", train=False))
+    newer = encode(tokenizer, *TURNS[4:])
+    for length in range(len(newer.input_ids), len(encode(tokenizer, *TURNS).input_ids)):
+        got = encode(tokenizer, *turns, max_length=length)
+        assert (got.input_ids, got.labels) == (newer.input_ids, newer.labels)
+        assert (got.dropped_messages, got.cut) == (6, False)
+
+
 def test_an_untrained_call_at_the_end_leaves_the_hand_over_to_it(tokenizer: GlmTokenizer) -> None:
     """The trained text before it still hands over to the assistant itself, not to the user."""
     call = Message("assistant", "{}", "get_weather", train=False)
