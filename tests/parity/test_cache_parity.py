@@ -15,8 +15,15 @@ from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
 from glm_train.model.cache import KeyValueCache
-from support.reference import assert_close, assert_same_cache, assert_same_gradients, pair, ragged_batch
-from support.tolerances import ATTENTION, LOGITS
+from support.reference import (
+    assert_close,
+    assert_same_cache,
+    assert_same_gradients,
+    pair,
+    ragged_batch,
+    relative,
+)
+from support.tolerances import ATTENTION, GRADIENT, LOGITS
 
 CUTS = ((11,), (4, 7), (5, 3, 2, 1), (8, 1, 1, 1), (1,) * 11)
 CACHES: dict[str, Callable[[Any], Any]] = {
@@ -155,6 +162,28 @@ def test_gradients_flow_through_the_cache_as_in_transformers(cache: str, cuts: t
         outputs, _ = in_pieces(model, given, cuts, None)
         outputs[-1].logits[:, -1].square().mean().backward()
     assert_same_gradients(ours, reference)
+
+
+@pytest.mark.parametrize("form", ["legacy", "transformers' dynamic"])
+def test_given_keys_and_values_get_transformers_gradients(form: str) -> None:
+    """As prefix tuning trains them."""
+    ours, reference = pair("glm4")
+    mask = torch.cat([torch.ones(3, 4, dtype=torch.long), MASK], dim=1)
+    found = []
+    for model in (ours, reference):
+        draw = torch.Generator().manual_seed(0)
+        tensors = [torch.randn(3, 2, 4, 16, generator=draw).requires_grad_() for _ in range(6)]
+        cache: Any = tuple(zip(tensors[::2], tensors[1::2], strict=True))
+        if model is reference or form != "legacy":
+            dynamic = DynamicCache()
+            for layer, (keys, values) in enumerate(cache):
+                dynamic.update(keys, values, layer)
+            cache = dynamic
+        model(input_ids=IDS, attention_mask=mask, past_key_values=cache, labels=IDS).loss.backward()
+        found.append([tensor.grad for tensor in tensors])
+    assert_same_gradients(ours, reference)
+    for mine, theirs in zip(*found, strict=True):
+        assert relative(mine, theirs) <= GRADIENT
 
 
 @pytest.mark.parametrize("cache", ["legacy, empty", "ours", "transformers' dynamic"])
