@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from text_chat_cases import marked, tokenizer_of
+from text_chat_cases import as_mappings, marked, tokenizer_of
 from text_templates import GLM_4_9B_CHAT, GLM_EDGE
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from glm_train.data.collate import pack
-from glm_train.data.store import ExampleStore, ExampleWriter, PrepareReport, trained_tokens
+from glm_train.data.prepare import prepare_chat
 from glm_train.errors import ConfigError
 from glm_train.text.chat import Conversation, Message, encode_chat
 from glm_train.text.tokenizer import GlmTokenizer
@@ -134,15 +134,13 @@ def test_labels_that_differ_from_the_ids_reach_the_loss(tokenizer: GlmTokenizer,
     """Store, batch and loss take the label's value, never the next input token: equal to transformers' loss."""
     examples = [encode_chat(tokenizer, chat, stop_token="endoftext") for chat in (TALK, AGENT)]
     rows = [(np.asarray(e.input_ids, np.int32), np.asarray(e.labels, np.int32)) for e in examples]
-    with ExampleWriter(tmp_path) as writer:
-        for ids, labels in rows:
-            writer.append(ids, labels, file=0, line=1)
-        writer.finish(PrepareReport(records=2, examples=2), {})
-    store = ExampleStore(tmp_path, ["x"])
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps({"messages": as_mappings(c)}) + "\n" for c in (TALK, AGENT)))
+    store = prepare_chat([path], tokenizer, stop_token="endoftext", cache_dir=tmp_path / "cache")
     batch = pack([store[0], store[1]], [0, 1], step_tokens=int(store.trained.sum()))
     expected = [label for _, labels in rows for label in labels[1:] if label != -100]
     assert batch.targets.tolist() == expected
-    assert sum(trained_tokens(labels) for _, labels in rows) == len(expected) == int(store.trained.sum())
+    assert len(expected) == int(store.trained.sum())
     logits_TV = torch.randn(len(batch.input_ids), len(tokenizer), generator=torch.Generator().manual_seed(0))
     ours = torch.nn.functional.cross_entropy(
         logits_TV[batch.target_positions], batch.targets, reduction="sum"
