@@ -11,7 +11,7 @@ from glm_train.checkpoint.vocabulary import check_vocabulary
 from glm_train.data.encode import usable_cores
 from glm_train.data.prepare import prepare_chat
 from glm_train.data.sources import files_of, find_sources
-from glm_train.data.split import split_validation
+from glm_train.data.split import split_salt, split_validation
 from glm_train.data.store import ExampleStore
 from glm_train.data.weights import weigh
 from glm_train.model.config import GlmConfig
@@ -48,8 +48,9 @@ def prepare_data(
     """Training and validation examples, each once, and the weight of each training file."""
     settings = config.data
     # All files of both are found before the first is read: that one may take an hour.
-    sources = find_sources(settings.train, split="train")
-    held_out = find_sources(settings.validation or (), split="validation")
+    streaming = settings.streaming
+    sources = find_sources(settings.train, split="train", streaming=streaming)
+    held_out = find_sources(settings.validation or (), split="validation", streaming=streaming)
     prepare = partial(
         prepare_chat,
         tokenizer=tokenizer,
@@ -62,6 +63,8 @@ def prepare_data(
         cache_dir=settings.cache_dir,
         workers=usable_cores() if settings.workers is None else settings.workers,
         progress=progress,
+        streaming=streaming,
+        salt=split_salt(config.seed) if streaming and settings.validation_fraction is not None else b"",
     )
     weights = {file: source.weight for source in sources for file in source.files}
     train = prepare(files_of(sources))

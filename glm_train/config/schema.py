@@ -99,6 +99,7 @@ class ChatData:
     packing: bool = True  # fill microbatches up to batch.tokens; false: batch.documents each, or one
     # Processes beside the main one that prepare large files and load batches; null: every core prepares, none loads.
     workers: NotNegative | None = None  # null: see above
+    streaming: bool = False  # write no tokens to disk: read and encode each record again when its turn comes
     cache_dir: FilePath | None = None  # where prepared examples are kept; null: the user's cache directory
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Sampler
 from glm_train import dist
 from glm_train.data.collate import PackedBatch
 from glm_train.data.plan import EpochPlan, plan_epoch, plan_in_order
-from glm_train.data.sampler import PackedDataset, RankStep, StepSampler, rank_share
+from glm_train.data.sampler import PackedDataset, PackedLoader, RankStep, StepSampler, rank_share
 from glm_train.data.store import ExampleStore
 from glm_train.errors import ConfigError
 
@@ -104,7 +104,7 @@ class GlmDataModule(LightningDataModule):
     def _loader(
         self, store: ExampleStore, sampler: Sampler[RankStep] | list[RankStep]
     ) -> DataLoader[list[PackedBatch]]:
-        return DataLoader(
+        return PackedLoader(
             PackedDataset(store),
             sampler=sampler,
             batch_size=None,

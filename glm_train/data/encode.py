@@ -108,6 +108,8 @@ def _encode_chunk(chunk: _Chunk, encoder: Encoder | None = None) -> Result:
             error.add_note(f"while reading {item.path}:{item.line}")
             raise
         example.line = item.line
+        if isinstance(item, Record):
+            example.offset, example.size = item.offset, item.size
         examples.append(example)
     return chunk.file, examples, chunk.error
 
@@ -150,6 +152,8 @@ class Encoded:
     cut: bool = False
     dropped: str = ""
     line: int = 0
+    offset: int = 0  # where the record stands in a file of JSON Lines, and its bytes
+    size: int = 0
 
 
 class Encoder(Protocol):

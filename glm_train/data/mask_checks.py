@@ -9,7 +9,6 @@ trained span, as it must be (`*` trained):
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -111,11 +110,8 @@ class Duplicates:
 
 def find_duplicates(train: ExampleStore, validation: ExampleStore | None) -> Duplicates:
     """Compare the examples by a hash of their token ids."""
-    seen = Counter(_digest(train, i) for i in range(len(train)))
+    salt = train.salt
+    seen = Counter(train.digest(i, salt) for i in range(len(train)))
     total = len(validation) if validation is not None else 0
-    both = [i for i in range(total) if validation is not None and _digest(validation, i) in seen]
+    both = [i for i in range(total) if validation is not None and validation.digest(i, salt) in seen]
     return Duplicates(len(train) - len(seen), len(both), total, tuple(both[:_SHOWN]))
-
-
-def _digest(store: ExampleStore, index: int) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(store[index][0]), digest_size=16).digest()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -18,16 +17,17 @@ import numpy as np
 from glm_train.bar import Progress, silent
 from glm_train.data.cache import cached_folder, default_cache_dir, file_digest
 from glm_train.data.chat_formats import CHAT_FORMATS, parse_chat
-from glm_train.data.encode import FAULTY, Encoded, Encoder, encode_files
+from glm_train.data.encode import Encoded, Encoder, encode_files
 from glm_train.data.records import check_file, format_of
-from glm_train.data.store import ExampleStore, ExampleWriter, PrepareReport, is_complete, trained_tokens
+from glm_train.data.store import ExampleStore, ExampleWriter, is_complete, trained_tokens
+from glm_train.data.streamed import FILE_NAME, StreamedStore, StreamedWriter, check_streamable, file_state
+from glm_train.data.tally import Tally
 from glm_train.errors import ConfigError, DataError, nearest
 from glm_train.text.chat import encode_chat
 from glm_train.text.tokenizer import GlmTokenizer
 
 CACHE_VERSION = 2
 PARALLEL_BYTES = 8 * 1024 * 1024  # below this, starting processes takes longer than they save
-SHOWN_PLACES, SHOWN_REASONS = 3, 20
 ON_ERROR = ("error", "skip")
 
 
@@ -44,6 +44,8 @@ def prepare_chat(
     cache_dir: str | Path | None = None,
     workers: int = 0,
     progress: Progress = silent,
+    streaming: bool = False,
+    salt: bytes = b"",
 ) -> ExampleStore:
     """Chat records as tokenised examples, from the cache if they were prepared before.
 
@@ -55,6 +57,8 @@ def prepare_chat(
         cache_dir: where prepared data is kept; default `$GLM_TRAIN_CACHE`, else `~/.cache/glm-train`.
         workers: processes that tokenise large files; 0 and 1 mean this process. The result is the same.
         progress: is told how many records are done, and 0 for the total, which nobody knows.
+        streaming: keep no tokens; the store reads and encodes a record of JSON Lines whenever it is asked for it.
+        salt: of a streaming store, with which its digests cost nothing.
 
     Examples longer than `max_length` that cannot be shortened, and examples without a trained token, are left
     out and counted in the store's report.
@@ -70,7 +74,16 @@ def prepare_chat(
             f"data.format={format!r} is unknown. Use one of: {', '.join(known)}.{nearest(format, known)}"
         )
     encoder = ChatEncoder(tokenizer, format, train_on, max_length, truncation, stop_token)
-    return prepare(files, encoder, on_error=on_error, cache_dir=cache_dir, workers=workers, progress=progress)
+    return prepare(
+        files,
+        encoder,
+        on_error=on_error,
+        cache_dir=cache_dir,
+        workers=workers,
+        progress=progress,
+        streaming=streaming,
+        salt=salt,
+    )
 
 
 def prepare(
@@ -81,6 +94,8 @@ def prepare(
     cache_dir: str | Path | None = None,
     workers: int = 0,
     progress: Progress = silent,
+    streaming: bool = False,
+    salt: bytes = b"",
 ) -> ExampleStore:
     """The examples that `encoder` makes of the records of `files`, in file order. See `prepare_chat`."""
     if not files:
@@ -91,21 +106,34 @@ def prepare(
     paths = [Path(path) for path in files]
     for path in paths:
         check_file(path)  # before anything is hashed
-    states = [_state(path) for path in paths]
+        if streaming:
+            check_streamable(path)
+    states = [file_state(path) for path in paths]
     skip = on_error == "skip"
-    key = _key(paths, encoder, skip)
     build = partial(
-        _build, paths=paths, states=states, encoder=encoder, workers=workers, skip=skip, progress=progress
+        _build,
+        writer=partial(StreamedWriter, salt=salt) if streaming else ExampleWriter,
+        paths=paths,
+        states=states,
+        encoder=encoder,
+        workers=workers,
+        skip=skip,
+        progress=progress,
     )
     folder, hit = cached_folder(
-        Path(cache_dir) if cache_dir else default_cache_dir(), key, is_complete=is_complete, build=build
+        Path(cache_dir) if cache_dir else default_cache_dir(),
+        _key(paths, encoder, skip, salt if streaming else None),
+        is_complete=partial(is_complete, name=FILE_NAME) if streaming else is_complete,
+        build=build,
     )
-    return ExampleStore(folder, [str(p) for p in paths], cache_hit=hit, seconds=time.perf_counter() - began)
+    opened = partial(StreamedStore, encoder=encoder, states=states, salt=salt) if streaming else ExampleStore
+    return opened(folder, [str(p) for p in paths], cache_hit=hit, seconds=time.perf_counter() - began)
 
 
 def _build(
     folder: Path,
     *,
+    writer: Callable[[Path], Any],
     paths: list[Path],
     states: list[tuple],
     encoder: Encoder,
@@ -114,32 +142,28 @@ def _build(
     progress: Progress,
 ) -> None:
     parallel = workers > 1 and sum(size for size, _ in states) >= PARALLEL_BYTES
-    tally = _Tally(paths)
-    with ExampleWriter(folder) as writer:
+    tally = Tally(paths)
+    with writer(folder) as output:
         results = encode_files(paths, encoder, workers=workers if parallel else 0, skip=skip)
         for file, examples, error in results:
             for example in examples:
                 if tally.keep(example, file):
-                    writer.append(example.input_ids, example.labels, file=file, line=example.line)
+                    place = {"line": example.line, "offset": example.offset, "size": example.size}
+                    output.append(example.input_ids, example.labels, file=file, **place)
             progress("records", tally.counts["records"], 0)
             if error is not None:
                 raise error
         for path, state in zip(paths, states, strict=True):
-            if _state(path) != state:
+            if file_state(path) != state:
                 raise DataError(
                     f"{path}: the file changed while it was read. Start again when it is complete."
                 )
         tally.refuse_faulty_files()
         tally.refuse_nothing_left()
-        writer.finish(tally.report(), tally.dropped_at)
+        output.finish(tally.report(), tally.dropped_at)
 
 
-def _state(path: Path) -> tuple[int, int]:
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
-
-
-def _key(paths: list[Path], encoder: Encoder, skip: bool) -> str:
+def _key(paths: list[Path], encoder: Encoder, skip: bool, streamed: bytes | None) -> str:
     """SHA-256 over everything that decides the examples: contents, tokenizer, settings and our own code."""
     parts = {
         "cache": CACHE_VERSION,
@@ -148,6 +172,7 @@ def _key(paths: list[Path], encoder: Encoder, skip: bool) -> str:
         "files": [(format_of(path), path.stat().st_size, file_digest(path)) for path in paths],
         "skip": skip,
         "encoder": encoder.settings(),
+        **({} if streamed is None else {"streamed": streamed.hex()}),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -155,7 +180,10 @@ def _key(paths: list[Path], encoder: Encoder, skip: bool) -> str:
 def _code_digest() -> str:
     """A hash of the source that turns records into tokens, so that no cache outlives a change of it."""
     here = Path(__file__).parent
-    own = [here / f"{name}.py" for name in ("records", "chat_formats", "encode", "prepare", "store")]
+    own = [
+        here / f"{name}.py"
+        for name in ("records", "chat_formats", "encode", "prepare", "store", "streamed", "tally")
+    ]
     folders = [here / "readers", here / "formats", here.parent / "text"]
     digest = hashlib.sha256()
     for source in [*own, *(file for folder in folders for file in sorted(folder.glob("*.py")))]:
@@ -198,79 +226,3 @@ class ChatEncoder:
             "truncation": self.truncation,
             "stop_token": self.stop_token,
         }
-
-
-class _Tally:
-    """Counts what becomes of the records."""
-
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
-        self.counts: Counter[str] = Counter()
-        self.records, self.faulty = [0] * len(paths), [0] * len(paths)
-        self.longest = 0
-        self.dropped: Counter[str] = Counter()
-        self.dropped_at: dict[str, list[tuple[int, int]]] = {}
-
-    def keep(self, example: Encoded, file: int) -> bool:
-        """Count one record; whether it is an example."""
-        self.counts["records"] += 1
-        self.records[file] += 1
-        if example.dropped:
-            self._drop(example.dropped, file, example.line)
-            return False
-        self.longest = max(self.longest, len(example.input_ids))
-        self.counts.update(
-            examples=1,
-            tokens=len(example.input_ids),
-            trained_tokens=trained_tokens(example.labels),
-            shortened=int(example.dropped_messages > 0),
-            dropped_messages=example.dropped_messages,
-            cut=int(example.cut),
-        )
-        return True
-
-    def _drop(self, reason: str, file: int, line: int) -> None:
-        if reason.startswith(FAULTY):
-            self.faulty[file] += 1
-            if reason not in self.dropped and len(self.dropped) >= SHOWN_REASONS:
-                reason = FAULTY + "in other ways"
-        self.dropped[reason] += 1
-        places = self.dropped_at.setdefault(reason, [])
-        if len(places) < SHOWN_PLACES:
-            places.append((file, line))
-
-    def refuse_faulty_files(self) -> None:
-        """A file of which nothing can be used is a wrong file, not a file with faults."""
-        for path, records, faulty in zip(self.paths, self.records, self.faulty, strict=True):
-            if records and records == faulty:
-                raise DataError(
-                    f"{path}: every one of its {records} records is faulty: {self._reasons()}. Name the layout of"
-                    " its records with data.format, or take the file out; data.on_error=error shows the first fault."
-                )
-
-    def refuse_nothing_left(self) -> None:
-        if not self.counts["examples"]:
-            raise DataError(
-                f"no example is left of {self.counts['records']} records: {self._reasons()}."
-                " Raise data.max_length, or change data.train_on or the data."
-            )
-
-    def _reasons(self) -> str:
-        return "; ".join(
-            f"{count} {reason} (first: {self.paths[file]}:{line})"
-            for reason, count in self.dropped.items()
-            for file, line in self.dropped_at[reason][:1]
-        )
-
-    def report(self) -> PrepareReport:
-        return PrepareReport(
-            records=self.counts["records"],
-            examples=self.counts["examples"],
-            tokens=self.counts["tokens"],
-            trained_tokens=self.counts["trained_tokens"],
-            longest=self.longest,
-            dropped=dict(self.dropped),
-            shortened=self.counts["shortened"],
-            dropped_messages=self.counts["dropped_messages"],
-            cut=self.counts["cut"],
-        )

@@ -1,6 +1,6 @@
 """From the plan to the loader: a sampler that hands out one rank's optimizer steps, and a dataset that packs them.
 
-    DataLoader(PackedDataset(store), sampler=StepSampler(...), batch_size=None, num_workers=any)
+    PackedLoader(PackedDataset(store), sampler=StepSampler(...), batch_size=None, num_workers=any)
 
 The sampler lives in the training process and the dataset in the workers, so that the order of steps does not
 depend on the number of workers. A run is one long pass through the plans of all its epochs: its place is one
@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from glm_train.data.collate import PackedBatch, pack
 from glm_train.data.plan import EpochPlan, Step, microbatches_for_rank
 from glm_train.data.store import IGNORE, ExampleStore
+from glm_train.errors import DataError
 
 
 def rank_share(step: Step, lengths: np.ndarray, rank: int, world_size: int) -> RankStep:
@@ -47,14 +49,23 @@ class RankStep:
     filler: int | None = None
 
 
-class PackedDataset(Dataset[list[PackedBatch]]):
-    """Packs the microbatches of a `RankStep`, which is its index."""
+class PackedDataset(Dataset[list[PackedBatch] | DataError]):
+    """Packs the microbatches of a `RankStep`, which is its index.
+
+    In a loader worker a DataError is returned, not raised: `DataLoader` would bury its message under the worker's
+    traceback. `PackedLoader` raises it.
+    """
 
     def __init__(self, store: ExampleStore) -> None:
         self._store = store
 
-    def __getitem__(self, index: RankStep) -> list[PackedBatch]:
-        return [self._pack(documents, index) for documents in index.microbatches]
+    def __getitem__(self, index: RankStep) -> list[PackedBatch] | DataError:
+        try:
+            return [self._pack(documents, index) for documents in index.microbatches]
+        except DataError as error:
+            if get_worker_info() is None:
+                raise
+            return error
 
     def _pack(self, documents: tuple[int, ...], index: RankStep) -> PackedBatch:
         if documents:
@@ -62,6 +73,16 @@ class PackedDataset(Dataset[list[PackedBatch]]):
         assert index.filler is not None
         input_ids, labels = self._store[index.filler]
         return pack([(input_ids, np.full_like(labels, IGNORE))], [], index.trained)
+
+
+class PackedLoader(DataLoader[Any]):
+    """A loader of a `PackedDataset`, which raises the faults of its workers as they are."""
+
+    def __iter__(self) -> Iterator[list[PackedBatch]]:  # type: ignore[override]
+        for item in super().__iter__():
+            if isinstance(item, DataError):
+                raise item
+            yield item
 
 
 class StepSampler(Sampler[RankStep]):

@@ -23,6 +23,7 @@ from typing import Any
 from glm_train.data.hub_data import download
 from glm_train.data.records import check_file
 from glm_train.data.source_names import WEIGHT_RULE, exists, is_usable, split_weight
+from glm_train.data.streamed import check_streamable
 from glm_train.errors import DataError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -40,12 +41,13 @@ class Source:
     weight: float = 1.0
 
 
-def find_sources(names: Sequence[str], *, split: str) -> list[Source]:
+def find_sources(names: Sequence[str], *, split: str, streaming: bool = False) -> list[Source]:
     """The sources that `names` mean, every file of them checked to be there and of a known format.
 
     Args:
         names: as `data.train` has them.
         split: the split to take of a data set that has several, where the name names none.
+        streaming: whether records are to be read one by one, which only JSON Lines can do.
 
     Raises:
         DataError: all that is wrong with the names, a line each.
@@ -54,9 +56,13 @@ def find_sources(names: Sequence[str], *, split: str) -> list[Source]:
     faults: list[str] = []
     for name in names:
         try:
+            if streaming:
+                _refuse_data_sets(name)
             source = find_source(name, split=split)
             for file in source.files:
                 check_file(file)
+                if streaming:
+                    check_streamable(file)
             sources.append(source)
         except DataError as error:
             faults.append(str(error))
@@ -64,6 +70,19 @@ def find_sources(names: Sequence[str], *, split: str) -> list[Source]:
     if faults:
         raise DataError("\n".join(faults))
     return sources
+
+
+def _refuse_data_sets(name: str) -> None:
+    """Refuse what has no JSON Lines before it is fetched."""
+    path = split_weight(name)[0]
+    base = path if exists(path) or ":" not in path else path.rpartition(":")[0]
+    here = exists(base)
+    if (here and Path(base).is_dir()) or (not here and _is_hub_id(path.partition(":")[0])):
+        kind = "a folder" if here else "a data set of the Hugging Face hub"
+        raise DataError(
+            f"{name}: data.streaming reads JSON Lines, and this is {kind}. Name its .jsonl files, or leave"
+            " data.streaming out."
+        )
 
 
 def files_of(sources: Sequence[Source]) -> list[Path]:

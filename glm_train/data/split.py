@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 
 from glm_train.data.store import ExampleStore
 from glm_train.errors import ConfigError, DataError
+
+
+def split_salt(seed: int) -> bytes:
+    """What makes the order in which examples are held out another one for each seed."""
+    return str(seed).encode()
 
 
 def split_validation(store: ExampleStore, fraction: float, seed: int) -> tuple[ExampleStore, ExampleStore]:
@@ -23,13 +26,10 @@ def split_validation(store: ExampleStore, fraction: float, seed: int) -> tuple[E
     """
     if not 0 < fraction < 1:
         raise ConfigError(f"data.validation_fraction={fraction} must lie between 0 and 1. Use null for none.")
-    salt = str(seed).encode()
+    salt = split_salt(seed)
     copies: dict[bytes, list[int]] = {}
     for index in range(len(store)):
-        tokens = store[index][0].astype("<i4")
-        copies.setdefault(hashlib.blake2b(tokens.tobytes(), digest_size=16, key=salt).digest(), []).append(
-            index
-        )
+        copies.setdefault(store.digest(index, salt), []).append(index)
     if len(copies) < 2:
         raise DataError(
             f"{len(store)} examples, all alike, cannot be split."

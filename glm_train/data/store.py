@@ -8,6 +8,7 @@ worker of a machine shares the same pages.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -36,13 +37,24 @@ def trained_tokens(labels: np.ndarray) -> int:
     return int(np.count_nonzero(labels[1:] != IGNORE))
 
 
-def is_complete(folder: Path) -> bool:
+def token_digest(input_ids: np.ndarray, salt: bytes = b"") -> bytes:
+    """16 bytes that two examples share where they have the same token ids, the same on every machine."""
+    return hashlib.blake2b(input_ids.astype("<i4").tobytes(), digest_size=16, key=salt).digest()
+
+
+def is_complete(folder: Path, name: str = "examples.arrow") -> bool:
     """Whether `folder` holds a store that was written to its end."""
     try:
         meta = json.loads((folder / "meta.json").read_bytes())
-        return (folder / "examples.arrow").stat().st_size == meta["bytes"]
+        return (folder / name).stat().st_size == meta["bytes"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def write_meta(examples: Path, report: PrepareReport, dropped_at: dict[str, list[tuple[int, int]]]) -> None:
+    """Say beside the file of examples how large it is, which makes the store complete, and how it was made."""
+    meta = {"bytes": examples.stat().st_size, "report": asdict(report), "dropped_at": dropped_at}
+    (examples.parent / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -97,8 +109,20 @@ class ExampleWriter:
         self._rows: list[tuple[np.ndarray, np.ndarray, int, int, int]] = []
         self._tokens = 0
 
-    def append(self, input_ids: np.ndarray, labels: np.ndarray, *, file: int, line: int) -> None:
-        """One example: (T,) int32 ids and labels, the index of its file, its line counted from 1."""
+    def append(
+        self,
+        input_ids: np.ndarray,
+        labels: np.ndarray,
+        *,
+        file: int,
+        line: int,
+        offset: int = 0,
+        size: int = 0,
+    ) -> None:
+        """One example: (T,) int32 ids and labels, the index of its file, its line counted from 1.
+
+        Where its record stands in the file (`offset`, `size`) is not kept: the tokens are.
+        """
         self._rows.append((input_ids, labels, trained_tokens(labels), file, line))
         self._tokens += len(input_ids)
         if len(self._rows) >= BATCH_ROWS or self._tokens >= BATCH_TOKENS:
@@ -113,9 +137,7 @@ class ExampleWriter:
         self._flush()
         self._ipc.close()
         self._file.close()
-        size = (self._folder / "examples.arrow").stat().st_size
-        meta = {"bytes": size, "report": asdict(report), "dropped_at": dropped_at}
-        (self._folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+        write_meta(self._folder / "examples.arrow", report, dropped_at)
 
     def __enter__(self) -> ExampleWriter:
         return self
@@ -148,7 +170,11 @@ class ExampleStore:
         lengths: tokens of each example, (n,) int32.
         trained: targets of each example, (n,) int32.
         report: how the examples were prepared.
+        salt: with which `digest` costs least.
     """
+
+    salt = b""
+    _state: tuple[str, ...] = ("_folder", "_files", "_rows", "report")  # what a loader worker needs
 
     def __init__(
         self, folder: Path, files: Sequence[str], *, cache_hit: bool = False, seconds: float = 0.0
@@ -173,18 +199,20 @@ class ExampleStore:
         record = self._reader.get_batch(batch)
         return self._files[record.column(3)[row].as_py()], record.column(4)[row].as_py()
 
+    def digest(self, index: int, salt: bytes = b"") -> bytes:
+        """The `token_digest` of an example."""
+        return token_digest(self[index][0], salt)
+
     def select(self, rows: np.ndarray) -> ExampleStore:
         """The store of these examples alone, in this order, over the same mapped file."""
-        chosen = object.__new__(ExampleStore)
-        chosen._folder, chosen._files = self._folder, self._files
-        chosen._rows = np.asarray(rows) if self._rows is None else self._rows[rows]
-        chosen.report = self.report
-        chosen._open()
+        chosen = object.__new__(type(self))
+        rows = np.asarray(rows) if self._rows is None else self._rows[rows]
+        chosen.__setstate__({**self.__getstate__(), "_rows": rows})
         return chosen
 
     def __getstate__(self) -> dict[str, Any]:
         """Only what a loader worker needs to map the file again."""
-        return {k: self.__dict__[k] for k in ("_folder", "_files", "_rows", "report")}
+        return {name: self.__dict__[name] for name in self._state}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -208,10 +236,14 @@ class ExampleStore:
         if self._rows is not None:
             self.lengths, self.trained = self.lengths[self._rows], self.trained[self._rows]
 
-    def _locate(self, index: int) -> tuple[int, int]:
+    def _row(self, index: int) -> int:
+        """The row of the file that holds an example."""
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
-        row = index if self._rows is None else int(self._rows[index])
+        return index if self._rows is None else int(self._rows[index])
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        row = self._row(index)
         batch = int(np.searchsorted(self._starts, row, side="right")) - 1
         return batch, row - int(self._starts[batch])
 

@@ -45,7 +45,7 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Each row that is not blank, with its first line."""
     with path.open("rb") as file:
         # Bytes that are no UTF-8 become halves of surrogate pairs here, and a fault of their row below.
-        lines = (_decode(path, line, raw) for line, raw in text_lines(file))
+        lines = (_decode(path, line, raw) for line, _, raw in text_lines(file))
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
         line = 1
         while True:

@@ -23,32 +23,37 @@ def read_json_lines(path: Path) -> Iterator[Item]:
     """
     found = False
     with path.open("rb") as file:
-        for line, raw in text_lines(file):
+        for line, offset, raw in text_lines(file):
             if raw is None:
                 found = True
                 yield Fault(str(path), line, _too_long())
             elif raw.strip():
                 found = True
-                yield _read_line(raw, path, line)
+                yield read_line(raw, path, line, offset)
     if not found:
         raise DataError(f"{path}: the file holds only blank lines. Write one JSON object a line.")
 
 
-def text_lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
-    """Lines with their numbers, without a byte order mark; None for one that is longer than a record may be.
+def text_lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes | None]]:
+    """Lines with their numbers and the bytes before them, without a byte order mark; None for one that is longer
+    than a record may be.
 
     The rest of an overlong line is read past, a little at a time.
     """
-    line = 0
+    line = offset = 0
     limit = record.MAX_RECORD_BYTES
     while raw := file.readline(limit + 1):
         line += 1
+        begin, offset = offset, offset + len(raw)
         if len(raw) > limit:
             while raw and not raw.endswith(b"\n"):
                 raw = file.readline(_DRAIN_BYTES)
-            yield line, None
+                offset += len(raw)
+            yield line, begin, None
+        elif line == 1 and raw.startswith(BOM):
+            yield line, len(BOM), raw[len(BOM) :]
         else:
-            yield line, raw.removeprefix(BOM) if line == 1 else raw
+            yield line, begin, raw
 
 
 def _too_long() -> DataError:
@@ -57,9 +62,10 @@ def _too_long() -> DataError:
     )
 
 
-def _read_line(raw: bytes, path: Path, line: int) -> Item:
+def read_line(raw: bytes, path: Path, line: int, offset: int) -> Item:
+    """The record that one line is, or its fault. `offset` is where the line begins in the file."""
     try:
-        return read_value(parse_json(decode_utf8(raw.rstrip(b"\r\n"))), path, line, len(raw))
+        return read_value(parse_json(decode_utf8(raw.rstrip(b"\r\n"))), path, line, len(raw), offset)
     except json.JSONDecodeError as error:
         return Fault(str(path), line, _syntax_error(error, raw.strip()))
     except DataError as error:

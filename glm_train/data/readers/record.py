@@ -24,6 +24,7 @@ class Record:
     path: str
     line: int
     size: int = 0  # bytes of its text, about: how much memory a run of records takes
+    offset: int = 0  # of a line of JSON Lines, where its `size` bytes begin in the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,10 @@ class Fault:
 Item = Record | Fault
 
 
-def read_value(value: Any, path: Path, line: int, size: int) -> Item:
+def read_value(value: Any, path: Path, line: int, size: int, offset: int = 0) -> Item:
     """The record of a JSON value, or the fault that it is no object."""
     if isinstance(value, dict):
-        return Record(value, str(path), line, size)
+        return Record(value, str(path), line, size, offset)
     message = f"the record is a JSON {_kind(value)}, not an object. Write one {{...}} for each record."
     return Fault(str(path), line, DataError(message))
 

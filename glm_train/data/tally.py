@@ -1,0 +1,88 @@
+"""What became of the records of a preparation, and what must not become of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from glm_train.data.encode import FAULTY, Encoded
+from glm_train.data.store import PrepareReport, trained_tokens
+from glm_train.errors import DataError
+
+SHOWN_PLACES, SHOWN_REASONS = 3, 20
+
+
+class Tally:
+    """Counts what becomes of the records."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+        self.counts: Counter[str] = Counter()
+        self.records, self.faulty = [0] * len(paths), [0] * len(paths)
+        self.longest = 0
+        self.dropped: Counter[str] = Counter()
+        self.dropped_at: dict[str, list[tuple[int, int]]] = {}
+
+    def keep(self, example: Encoded, file: int) -> bool:
+        """Count one record; whether it is an example."""
+        self.counts["records"] += 1
+        self.records[file] += 1
+        if example.dropped:
+            self._drop(example.dropped, file, example.line)
+            return False
+        self.longest = max(self.longest, len(example.input_ids))
+        self.counts.update(
+            examples=1,
+            tokens=len(example.input_ids),
+            trained_tokens=trained_tokens(example.labels),
+            shortened=int(example.dropped_messages > 0),
+            dropped_messages=example.dropped_messages,
+            cut=int(example.cut),
+        )
+        return True
+
+    def _drop(self, reason: str, file: int, line: int) -> None:
+        if reason.startswith(FAULTY):
+            self.faulty[file] += 1
+            if reason not in self.dropped and len(self.dropped) >= SHOWN_REASONS:
+                reason = FAULTY + "in other ways"
+        self.dropped[reason] += 1
+        places = self.dropped_at.setdefault(reason, [])
+        if len(places) < SHOWN_PLACES:
+            places.append((file, line))
+
+    def refuse_faulty_files(self) -> None:
+        """A file of which nothing can be used is a wrong file, not a file with faults."""
+        for path, records, faulty in zip(self.paths, self.records, self.faulty, strict=True):
+            if records and records == faulty:
+                raise DataError(
+                    f"{path}: every one of its {records} records is faulty: {self._reasons()}. Name the layout of"
+                    " its records with data.format, or take the file out; data.on_error=error shows the first fault."
+                )
+
+    def refuse_nothing_left(self) -> None:
+        if not self.counts["examples"]:
+            raise DataError(
+                f"no example is left of {self.counts['records']} records: {self._reasons()}."
+                " Raise data.max_length, or change data.train_on or the data."
+            )
+
+    def _reasons(self) -> str:
+        return "; ".join(
+            f"{count} {reason} (first: {self.paths[file]}:{line})"
+            for reason, count in self.dropped.items()
+            for file, line in self.dropped_at[reason][:1]
+        )
+
+    def report(self) -> PrepareReport:
+        return PrepareReport(
+            records=self.counts["records"],
+            examples=self.counts["examples"],
+            tokens=self.counts["tokens"],
+            trained_tokens=self.counts["trained_tokens"],
+            longest=self.longest,
+            dropped=dict(self.dropped),
+            shortened=self.counts["shortened"],
+            dropped_messages=self.counts["dropped_messages"],
+            cut=self.counts["cut"],
+        )
