@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import platform
 import statistics
 import time
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "generate_cpu.md")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    load = os.getloadavg()[0]
     logging.getLogger("transformers").setLevel(logging.ERROR)
     cases = []
     for name, shape in MODELS.items():
@@ -79,7 +81,7 @@ def main() -> None:
         for rows in (1, 8):
             cases.append(measure(name, rows, ours, theirs, args))
             print(row(cases[-1], args.new_tokens), flush=True)
-    text = report(cases, args)
+    text = report(cases, args, load)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(text, encoding="utf-8")
     print("\n" + text)
@@ -126,7 +128,7 @@ def prompts(rows: int, vocabulary: int) -> tuple[Tensor, Tensor]:
     return ids.masked_fill(mask == 0, PAD), mask
 
 
-def report(cases: list[Case], args: argparse.Namespace) -> str:
+def report(cases: list[Case], args: argparse.Namespace, load: float) -> str:
     shapes = "; ".join(
         f"{name}: hidden {s['hidden_size']}, {s['num_hidden_layers']} layers, "
         f"{s['num_attention_heads']}/{s['num_key_value_heads']} heads of {s['head_dim']}, "
@@ -137,12 +139,13 @@ def report(cases: list[Case], args: argparse.Namespace) -> str:
         "# Greedy generation: glm-train and transformers on one CPU",
         "",
         f"`python benchmarks/generate.py`: fp32, {args.new_tokens} new tokens, prompts of {WIDTH} tokens, in batches",
-        f"ragged and padded on the left. {shapes}.",
+        "ragged and padded on the left.",
+        f"{shapes}.",
         f"Equal tokens on both sides, checked first. {args.rounds} rounds in turns; medians, and the median, smallest",
         "and largest ratio of a round.",
         "",
         f"{processor()}, {args.threads} thread{'s' * (args.threads > 1)}; torch {torch.__version__}, "
-        f"transformers {transformers.__version__}, Python {platform.python_version()}.",
+        f"transformers {transformers.__version__}, Python {platform.python_version()}; load {load:.1f} before.",
         "",
         "| model | parameters | rows | transformers, ms a step | ours, ms a step | ours is faster by |",
         "|---|---|---|---|---|---|",
