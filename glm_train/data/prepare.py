@@ -27,7 +27,7 @@ from glm_train.text.chat import encode_chat
 from glm_train.text.tokenizer import GlmTokenizer
 
 CACHE_VERSION = 2
-PARALLEL_BYTES = 8 * 1024 * 1024  # below this, starting processes takes longer than they save
+PARALLEL_BYTES = 32 * 1024 * 1024  # below this, starting processes takes longer than they save
 ON_ERROR = ("error", "skip")
 
 
