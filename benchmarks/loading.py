@@ -10,9 +10,10 @@ Each measurement runs in a fresh process; the two sides take turns, several roun
   hands out no pages here, so the loader's own cost shows.
 
 The files are in the page cache, but for the last row, before which the kernel is asked to drop them. Reading is one
-`readinto` a file. Memory is what the process owns (RssAnon), sampled every millisecond during the load, less what it
-owned before; mapped pages of the files are the kernel's, which takes them back when it needs to. Both sides need the
-CPU alone when the files are cached, so CPU time tells the same, undisturbed by other processes.
+`readinto` a file. A first round, which is not timed, measures memory: what the process owns (RssAnon), sampled every
+millisecond during the load, less what it owned before. Mapped pages of the files are the kernel's, which takes them
+back when it needs to. With the files in the cache both sides need the CPU alone, so CPU time tells the same as the
+clock, less disturbed by other processes.
 Writes benchmarks/results/loading_cpu.md.
 """
 
@@ -44,13 +45,14 @@ SHAPE = {
     "eos_token_id": [0],
 }
 LAYER_BYTES, EMBEDDING_BYTES = 103_834_624, 134_217_728  # bf16
+Measure = Callable[[Callable[[], object]], dict[str, Any]]
 COLD, THERE = "from the disk", "memory there"
 # Name, dtype of the files, side and dtype of reading, side and dtype of loading.
 PAIRS = [
     ("bf16 files, bf16 model, new memory", "bfloat16", ("read_new", ""), ("from_pretrained", "bfloat16")),
     ("fp32 files, fp32 model, new memory", "float32", ("read_new", ""), ("from_pretrained", "float32")),
     ("fp32 files, bf16 model, new memory", "float32", ("read_new", ""), ("from_pretrained", "bfloat16")),
-    ("bf16 files, fp32 model, new memory", "bfloat16", ("read_new", ""), ("from_pretrained", "float32")),
+    ("bf16 files, fp32 model, new memory", "bfloat16", ("read_and_fill", ""), ("from_pretrained", "float32")),
     (f"bf16 files, bf16 model, {THERE}", "bfloat16", ("read_there", ""), ("load_weights", "bfloat16")),
     (f"fp32 files, fp32 model, {THERE}", "float32", ("read_there", ""), ("load_weights", "float32")),
     (f"fp32 files, bf16 model, {THERE}", "float32", ("read_there", ""), ("load_weights", "bfloat16")),
@@ -69,16 +71,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="torch's threads while loading")
     parser.add_argument("--folder", type=Path, help="where the models are made (default: a temporary folder)")
-    parser.add_argument("--side", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--side", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "loading_cpu.md")
     args = parser.parse_args()
     if args.side:
-        side, folder, dtype = args.side
-        print(json.dumps(SIDES[side](Path(folder), dtype)))
+        side, folder, dtype, measure = args.side
+        print(json.dumps(SIDES[side](Path(folder), dtype, timed if measure == "time" else sampled)))
         return
     with tempfile.TemporaryDirectory(dir=args.folder) as scratch:
         folders = make_folders(Path(scratch), args.gigabytes, args.shards)
-        rows = [measure(pair, folders, args.rounds, args.threads) for pair in PAIRS]
+        rows = [compare(pair, folders, args.rounds, args.threads) for pair in PAIRS]
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(report(rows, args), encoding="utf-8")
     print(f"wrote {args.output}")
@@ -106,19 +108,18 @@ def make_folders(scratch: Path, gigabytes: float, shards: int) -> dict[str, Path
     return folders
 
 
-def measure(pair: Any, folders: dict[str, Path], rounds: int, threads: int) -> dict[str, Any]:
-    """Both sides of a pair in turn, once to warm the page cache and then `rounds` times."""
+def compare(pair: Any, folders: dict[str, Path], rounds: int, threads: int) -> dict[str, Any]:
+    """Both sides of a pair in turn, once for their memory and then `rounds` times for their speed."""
     name, stored, *sides = pair
     results: list[list[dict[str, Any]]] = [[], []]
     for turn in range(rounds + 1):
         for (side, dtype), kept in zip(sides, results, strict=True):
             if COLD in name:
                 drop_from_cache(folders[stored])
-            result = run(side, folders[stored], dtype, threads)
-            if turn:
-                kept.append(result)
+            kept.append(run(side, folders[stored], dtype, "time" if turn else "memory", threads))
     size = sum(path.stat().st_size for path in weight_files(folders[stored]))
-    row = {"name": name, "bytes": size, "plain": results[0], "ours": results[1]}
+    memory = results[1][0]
+    row = {"name": name, "bytes": size, "plain": results[0][1:], "ours": results[1][1:], "memory": memory}
     print(line(row), flush=True)
     return row
 
@@ -129,13 +130,13 @@ def drop_from_cache(folder: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def run(side: str, folder: Path, dtype: str, threads: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--side", side, str(folder), dtype]
+def run(side: str, folder: Path, dtype: str, measure: str, threads: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--side", side, str(folder), dtype, measure]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     return json.loads(subprocess.run(command, check=True, capture_output=True, env=environment).stdout)
 
 
-def read_new(folder: Path, _: str) -> dict[str, Any]:
+def read_new(folder: Path, _: str, measured: Measure) -> dict[str, Any]:
     import torch
 
     buffers = []
@@ -145,10 +146,25 @@ def read_new(folder: Path, _: str) -> dict[str, Any]:
             buffers.append(torch.empty(path.stat().st_size, dtype=torch.uint8))
             read_into(buffers[-1], path)
 
-    return watched(read)
+    return measured(read)
 
 
-def read_there(folder: Path, _: str) -> dict[str, Any]:
+def read_and_fill(folder: Path, _: str, measured: Measure) -> dict[str, Any]:
+    """Reading into new memory, and filling as much again."""
+    import torch
+
+    buffers = []
+
+    def read() -> None:
+        for path in weight_files(folder):
+            buffers.append(torch.empty(path.stat().st_size, dtype=torch.uint8))
+            read_into(buffers[-1], path)
+            buffers.append(torch.empty(path.stat().st_size, dtype=torch.uint8).fill_(1))
+
+    return measured(read)
+
+
+def read_there(folder: Path, _: str, measured: Measure) -> dict[str, Any]:
     import torch
 
     files = weight_files(folder)
@@ -158,7 +174,7 @@ def read_there(folder: Path, _: str) -> dict[str, Any]:
         for path, buffer in zip(files, buffers, strict=True):
             read_into(buffer, path)
 
-    return watched(read)
+    return measured(read)
 
 
 def read_into(buffer: Any, path: Path) -> None:
@@ -168,19 +184,19 @@ def read_into(buffer: Any, path: Path) -> None:
             at += file.readinto(view[at:])
 
 
-def from_pretrained(folder: Path, dtype: str) -> dict[str, Any]:
+def from_pretrained(folder: Path, dtype: str, measured: Measure) -> dict[str, Any]:
     import torch
 
     from glm_train import GlmForCausalLM
 
     torch.zeros(1).bfloat16()
     kept = []
-    result = watched(lambda: kept.append(GlmForCausalLM.from_pretrained(folder, dtype=dtype)))
+    result = measured(lambda: kept.append(GlmForCausalLM.from_pretrained(folder, dtype=dtype)))
     parameters = list(kept[0].parameters())
     return result | sizes(parameters)
 
 
-def load_weights(folder: Path, dtype: str) -> dict[str, Any]:
+def load_weights(folder: Path, dtype: str, measured: Measure) -> dict[str, Any]:
     import torch
 
     from glm_train import GlmForCausalLM
@@ -190,15 +206,21 @@ def load_weights(folder: Path, dtype: str) -> dict[str, Any]:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(1)
-    return watched(lambda: load(model, folder)) | sizes(list(model.parameters()))
+    return measured(lambda: load(model, folder)) | sizes(list(model.parameters()))
 
 
 def sizes(parameters: list[Any]) -> dict[str, int]:
     return {"model": sum(p.nbytes for p in parameters), "largest": max(p.nbytes for p in parameters)}
 
 
-def watched(work: Callable[[], object]) -> dict[str, Any]:
-    """Seconds of `work`, and the peak of the memory that the process owns, above what it owned before."""
+def timed(work: Callable[[], object]) -> dict[str, Any]:
+    start, cpu_start = time.perf_counter(), time.process_time()
+    work()
+    return {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu_start}
+
+
+def sampled(work: Callable[[], object]) -> dict[str, Any]:
+    """The peak of the memory that the process owns during `work`, above what it owned before."""
     before, peak, done = own_bytes(), [0], threading.Event()
 
     def sample() -> None:
@@ -207,12 +229,10 @@ def watched(work: Callable[[], object]) -> dict[str, Any]:
 
     sampler = threading.Thread(target=sample)
     sampler.start()
-    start, cpu_start = time.perf_counter(), time.thread_time()
     work()
-    seconds, cpu = time.perf_counter() - start, time.thread_time() - cpu_start
     done.set()
     sampler.join()
-    return {"seconds": seconds, "cpu": cpu, "peak": max(peak[0], own_bytes()) - before}
+    return {"peak": max(peak[0], own_bytes()) - before}
 
 
 def own_bytes() -> int:
@@ -221,7 +241,7 @@ def own_bytes() -> int:
     return 1024 * int(found[1])
 
 
-SIDES = {f.__name__: f for f in (read_new, read_there, from_pretrained, load_weights)}
+SIDES = {f.__name__: f for f in (read_new, read_and_fill, read_there, from_pretrained, load_weights)}
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -237,10 +257,11 @@ def line(row: dict[str, Any]) -> str:
         for measure in ("seconds", "cpu")
     }
     best = min(r["seconds"] for r in plain) / min(r["seconds"] for r in ours)
-    above = max(r["peak"] for r in ours) - (0 if THERE in row["name"] else ours[0]["model"])
+    memory = row["memory"]
+    above = memory["peak"] - (0 if THERE in row["name"] else memory["model"])
     return (
         f"| {row['name']} | {speeds[0]:.2f} | {speeds[1]:.2f} | {ratios['seconds']:.0%} | {best:.0%} | "
-        f"{ratios['cpu']:.0%} | {max(above, 0) / 2**20:,.0f} | {ours[0]['largest'] / 2**20:,.0f} |"
+        f"{ratios['cpu']:.0%} | {max(above, 0) / 2**20:,.0f} | {memory['largest'] / 2**20:,.0f} |"
     )
 
 
@@ -258,8 +279,7 @@ def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
         "tensor, which is what loading may take.\n\n"
         "| | reading GB/s | loading GB/s | ratio | fastest | CPU | above | one tensor |\n"
         "|---|---:|---:|---:|---:|---:|---:|---:|\n" + "".join(f"{line(row)}\n" for row in rows) + "\n"
-        "An fp32 model from bf16 files takes twice the memory that reading them takes, and handing out new memory is "
-        "most of the time of both sides: compare it with the row of fp32 files.\n"
+        "An fp32 model takes twice the memory of its bf16 files; there, reading fills as much new memory again.\n"
     )
 
 
