@@ -157,7 +157,8 @@ def section(title: str, batch: Batch, ours: GlmForCausalLM, theirs: Any, rounds:
     seconds = measure(steps, models, rounds)
     base = seconds["transformers, padded"]
     tokens = sum(batch.lengths)
-    about = f"{len(batch.lengths)} documents of {min(batch.lengths)} to {max(batch.lengths)} tokens, {tokens:,} in all"
+    sizes = " to ".join(str(length) for length in sorted({min(batch.lengths), max(batch.lengths)}))
+    about = f"{len(batch.lengths)} documents of {sizes} tokens, {tokens:,} in all"
     if batch.padding:
         about += (
             f"; padded to {batch.ids_BT.numel():,}, {batch.padding:.0%} of it padding, so that work in proportion to"
