@@ -126,7 +126,7 @@ CASES: dict[str, tuple[Spoil, str]] = {
     "header not UTF-8": (header(b'{"\xff": 1}'), "not sound JSON"),
     "header a list": (header(b"[]"), "not an object"),
     "header a million deep": (header(b'{"a":' * 500_000), "not sound JSON"),
-    "header of empty entries": (header(b"{" + b",".join(b'"%d":{}' % n for n in range(300_000)) + b"}"), "'0'"),
+    "header of empty entries": (header(b"{" + b",".join(b'"%d":{}' % n for n in range(150_000)) + b"}"), "'0'"),
     "number of 5000 digits": (header(b'{"a": ' + b"9" * 5000 + b"}"), "not sound JSON"),
     "metadata a number": (text('"__metadata__": {"format": "pt"}', '"__metadata__": 3'), "model.safetensors"),
     "metadata of numbers": (text('"format": "pt"', '"format": 3'), "model.safetensors"),
