@@ -17,6 +17,7 @@ quickstart: $(VENV)/.runs ## install, make the demo data, fine-tune a tiny GLM o
 	@echo "The run is in $$(ls -td runs/quickstart/*/ | head -n 1)"
 	@echo "Try next:  $(BIN)/glm-train generate runs/quickstart          chat with it"
 	@echo "           $(BIN)/glm-train fit quickstart optim.lr=1e-3      change a setting"
+	@echo "           $(BIN)/glm-train preview quickstart                see what was trained, token by token"
 	@echo "           $(BIN)/glm-train show quickstart                   see every setting"
 
 test: $(VENV)/.tests ## install and run the whole test suite
