@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from glm_train.bar import progress_bar
     from glm_train.convert import Conversion
 
 _NAMES = {"hf": "Hugging Face", "chatglm": "original (chatglm)"}
