@@ -73,8 +73,8 @@ class Pretrained(nn.Module):
         """
         place, wanted = read_device(device, device_map), read_dtype(dtype, torch_dtype)
         refuse_foreign(config_changes)
-        if not isinstance(config, GlmConfig | None):
-            raise TypeError(f"config must be a GlmConfig, found {type(config).__name__}")
+        if config is not None:
+            decoder.require_config(config)
         folder = resolve_folder(folder_or_hub_id, revision=revision)
         config = GlmConfig.from_pretrained(folder) if config is None else config
         config = config.with_changes(**config_changes)  # a copy, also of what the caller gave
@@ -112,6 +112,16 @@ class Pretrained(nn.Module):
                 raise ValueError("max_shard_bytes and max_shard_size are two names for one thing; give one")
             max_shard_bytes = read_bytes(max_shard_size)
         limit = MAX_SHARD_BYTES if max_shard_bytes is None else max_shard_bytes
+        if self.device.type == "meta":
+            raise CheckpointError(
+                "the model is on the meta device, without weights; fill it with load_weights first"
+            )
+        head = getattr(self, "score", None)
+        if head is not None and head.out_features != self.config.num_labels:
+            raise CheckpointError(
+                f"config.num_labels is {self.config.num_labels}, but the head has {head.out_features} outputs: nobody"
+                " could load that folder. Set the config's labels back, or build the model with the new ones"
+            )
         save_weights(self, folder, max_shard_bytes=limit, overwrite=overwrite)
         config = copy.copy(self.config)
         config.architectures = [_transformers_name(type(self).__name__, config.model_type)]

@@ -24,7 +24,7 @@ from glm_train.checkpoint.fit import Slot
 from glm_train.checkpoint.index import TensorIndex, read_index
 from glm_train.checkpoint.safetensors_file import StoredTensor
 from glm_train.checkpoint.weights import fill, fitting_slots, read_tensor
-from glm_train.errors import CheckFailed
+from glm_train.errors import CheckFailed, CheckpointError
 from glm_train.model.config import GlmConfig
 
 TOKENS = 24
@@ -94,6 +94,11 @@ def model_class(config: GlmConfig, index: TensorIndex) -> type[pretrained.Pretra
     headed = any(name.startswith("model.") for name in names)
     if "lm_head.weight" in names or (headed and config.tie_word_embeddings):
         return pretrained.GlmForCausalLM
+    if "ForCausalLM" in " ".join(config.architectures or []):
+        raise CheckpointError(
+            f"{index.folder}: config.json names a causal language model, and the weights hold no head for it"
+            " (lm_head.weight); the folder is incomplete"
+        )
     return pretrained.GlmModel
 
 

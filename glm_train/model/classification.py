@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from glm_train.model.config import GlmConfig
-from glm_train.model.decoder import GlmModel, init_weights
+from glm_train.model.decoder import GlmModel, init_weights, require_config
 from glm_train.model.heads import IGNORED
 from glm_train.model.inputs import check_classes
 from glm_train.model.outputs import BaseModelOutput, SequenceClassifierOutput, TokenClassifierOutput
@@ -23,6 +23,7 @@ class _Classifier(nn.Module):
 
     def __init__(self, config: GlmConfig) -> None:
         super().__init__()
+        require_config(config)
         self.config = config
         self.num_labels = config.num_labels
         self.model = GlmModel(config)
@@ -62,6 +63,7 @@ class GlmForSequenceClassification(_Classifier):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         *,
+        cache_position: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
         max_seqlen: int | None = None,
     ) -> SequenceClassifierOutput | tuple[Any, ...]:
@@ -83,6 +85,7 @@ class GlmForSequenceClassification(_Classifier):
             output_attentions,
             output_hidden_states,
             True,
+            cache_position,
             cu_seqlens=cu_seqlens,
             max_seqlen=max_seqlen,
         )
@@ -123,6 +126,7 @@ class GlmForTokenClassification(_Classifier):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         *,
+        cache_position: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
         max_seqlen: int | None = None,
     ) -> TokenClassifierOutput | tuple[Any, ...]:
@@ -140,6 +144,7 @@ class GlmForTokenClassification(_Classifier):
             output_attentions,
             output_hidden_states,
             True,
+            cache_position,
             cu_seqlens=cu_seqlens,
             max_seqlen=max_seqlen,
         )

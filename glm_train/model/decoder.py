@@ -73,6 +73,7 @@ class GlmModel(nn.Module):
 
     def __init__(self, config: GlmConfig) -> None:
         super().__init__()
+        require_config(config)
         self.config = config
         self.embed_tokens = nn.Embedding(
             config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
@@ -203,6 +204,10 @@ class GlmModel(nn.Module):
     ) -> Tensor:
         """All layers and the final norm. `every` and `seen`, where given, collect the stream before each layer and
         each layer's attention weights."""
+        if h_BTH.is_meta:
+            raise ValueError(
+                "the model is on the meta device, without weights; fill it with load_weights first"
+            )
         device = h_BTH.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else h_BTH.dtype
         rotary = rotary_tables(
@@ -243,6 +248,16 @@ class _ForeignCache:
         end = self._start + key_BKTD.shape[2]
         keys, values = self.cache.update(key_BKTD, value_BKTD, layer)
         return keys[:, :, :end], values[:, :, :end]
+
+
+def require_config(config: object) -> None:
+    """A model is built from a `GlmConfig`, and read from a folder by `from_pretrained`."""
+    if not isinstance(config, GlmConfig):
+        kind = f"{type(config).__module__}.{type(config).__name__}"
+        raise TypeError(
+            f"expected a glm_train.GlmConfig, found {kind}; GlmConfig.from_dict reads a dict (config.to_dict()), and"
+            " from_pretrained a folder or hub id"
+        )
 
 
 def init_weights(module: nn.Module, deviation: float) -> None:

@@ -57,11 +57,37 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+# What would make other tokens, and the value at which it does not.
+_NOT_FOLLOWED = {
+    "num_beams": 1,
+    "min_new_tokens": 0,
+    "min_length": 0,
+    "no_repeat_ngram_size": 0,
+    "typical_p": 1.0,
+    "penalty_alpha": 0.0,
+    "bad_words_ids": None,
+    "force_words_ids": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "sequence_bias": None,
+    "guidance_scale": 1.0,
+}
+
+
 def settle(model: Any, prompt_tokens: int, default_stops: list[int], given: dict[str, Any]) -> Settings:
     """The settings of one call: `given` are the arguments by name, None where the caller said nothing."""
     stated = getattr(model, "generation_config", None) or {}
     if model.config.bidirectional:
         raise ValueError("a bidirectional model reads whole texts: it has no next token to generate")
+    if unfollowed := sorted(
+        name for name, plain in _NOT_FOLLOWED.items() if stated.get(name, plain) not in (plain, None)
+    ):
+        raise CheckpointError(
+            f"generation_config asks for {', '.join(unfollowed)}, which generate does not do; remove it from"
+            " generation_config.json (in Python: from model.generation_config)"
+        )
     pick = _Picker(given, stated)
     sample = pick("do_sample")
     rows = given["num_return_sequences"]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from glm_train.errors import ConfigError
 from glm_train.model.config import GlmConfig
-from glm_train.model.decoder import GlmModel, init_weights
+from glm_train.model.decoder import GlmModel, init_weights, require_config
 from glm_train.model.generation import generate
 from glm_train.model.inputs import check_classes
 from glm_train.model.outputs import CausalLMOutput
@@ -23,6 +23,7 @@ class GlmForCausalLM(nn.Module):
 
     def __init__(self, config: GlmConfig) -> None:
         super().__init__()
+        require_config(config)
         if config.bidirectional:
             raise ConfigError(
                 "bidirectional: a causal language model must not see what it has to predict; a bidirectional body is"
@@ -148,7 +149,12 @@ def _one_of(older: int | Tensor, newer: int | Tensor) -> int | Tensor:
 
 def _kept(h_BTH: Tensor, keep: int | Tensor) -> Tensor:
     if isinstance(keep, torch.Tensor):
-        if not keep.is_cuda and keep.numel() and int(keep.max()) >= h_BTH.shape[1]:
-            raise ValueError(f"logits_to_keep names position {int(keep.max())} of {h_BTH.shape[1]}")
+        tokens = h_BTH.shape[1]
+        if not keep.is_cuda and keep.dtype != torch.bool and keep.numel():
+            low, high = int(keep.min()), int(keep.max())
+            if low < -tokens or high >= tokens:
+                raise ValueError(
+                    f"logits_to_keep names position {low if low < -tokens else high} of {tokens}"
+                )
         return h_BTH[:, keep]
     return h_BTH[:, -keep:] if keep else h_BTH

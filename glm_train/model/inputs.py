@@ -34,7 +34,7 @@ def check_tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None, config:
         return
     _tensor("input_ids", input_ids)
     assert input_ids is not None
-    if input_ids.dtype not in _WHOLE or input_ids.ndim != 2 or not input_ids.numel():
+    if input_ids.dtype not in (torch.int64, torch.int32) or input_ids.ndim != 2 or not input_ids.numel():
         raise ValueError(_found("input_ids", "whole numbers and (batch, tokens)", input_ids))
     if not input_ids.is_cuda and not input_ids.is_meta:
         low, high = (int(x) for x in input_ids.aminmax())
@@ -61,8 +61,8 @@ def check_attention_mask(mask: Tensor | None, rows: int, tokens: int, past: int)
         raise ValueError(
             _found("attention_mask", f"({rows}, {keys}), for {past} cached and {tokens} new tokens", mask)
         )
-    if mask.dtype.is_floating_point and not mask.is_cuda and mask.numel() and float(mask.min()) < 0:
-        raise ValueError("attention_mask must be 1 for real tokens and 0 for padding; found negative values")
+    if not mask.is_cuda and not mask.is_meta and not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError("attention_mask must be 1 for real tokens and 0 for padding; found other values")
 
 
 def check_positions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,13 @@ from glm_train.errors import CheckpointError, DataError, nearest
 from glm_train.text.control import GLM_CONTROL_TOKENS, HALF_CHARACTER, ControlTokens
 from glm_train.text.folder import RANK_FILE, TokenizerFiles
 from glm_train.text.tiktoken_ranks import load_rank_file
+
+_PARTS = {
+    "normalizer": ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "StripAccents"),
+    "post_processor": ("ByteLevel", "TemplateProcessing"),
+    "decoder": ("ByteLevel", "Fuse", "ByteFallback"),
+}
+_MOST_TEMPLATE_PIECES = 64
 
 
 def load_backend(files: TokenizerFiles) -> Tokenizer:
@@ -27,9 +35,37 @@ def load_backend(files: TokenizerFiles) -> Tokenizer:
 def _read_json(files: TokenizerFiles) -> Tokenizer:
     place = f"{files.source}/tokenizer.json"
     try:
-        return Tokenizer.from_str(files.content["tokenizer.json"].decode("utf-8"))
+        backend = Tokenizer.from_str(files.content["tokenizer.json"].decode("utf-8"))
     except Exception as error:  # the library raises the bare class for anything wrong with the file
         raise CheckpointError(f"{place} cannot be loaded ({error}); download the file again") from None
+    _refuse_amplifiers(backend, place)
+    return backend
+
+
+def _refuse_amplifiers(backend: Tokenizer, place: str) -> None:
+    """Raise `CheckpointError` for parts that can make a page of text out of a word: no GLM tokenizer has them."""
+    for part, known in _PARTS.items():
+        used = getattr(backend, part)
+        for step in _steps(None if used is None else json.loads(used.__getstate__())):
+            kind = step.get("type") if isinstance(step, dict) else step
+            pieces = (
+                sum(len(step.get(key) or []) for key in ("single", "pair")) if isinstance(step, dict) else 0
+            )
+            if kind not in known or pieces > _MOST_TEMPLATE_PIECES:
+                raise CheckpointError(
+                    f"{place}: the {part} {kind!r} is not one of a GLM tokenizer"
+                    f" ({', '.join(known)}); use the tokenizer of the model's own release"
+                )
+
+
+def _steps(part: Any) -> list[Any]:
+    """The parts of a sequence, or the part itself."""
+    if part is None:
+        return []
+    if isinstance(part, dict) and part.get("type") == "Sequence":
+        inner = next((v for v in part.values() if isinstance(v, list)), [])
+        return [step for item in inner for step in _steps(item)]
+    return [part]
 
 
 def _add_declared_tokens(backend: Tokenizer, files: TokenizerFiles) -> None:
@@ -134,3 +170,7 @@ def checked(encode: Callable[..., Any], text: Any, *, add_special_tokens: bool) 
             if isinstance(item, str) and any("\ud800" <= char <= "\udfff" for char in item):
                 raise DataError(f"the text {HALF_CHARACTER}") from None
         raise TypeError(f"a tokenizer takes text, not {[type(item).__name__ for item in texts]}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # what the library raises where its Rust code gave up
+            raise
+        raise DataError(f"the tokenizer gave up on the text: {error}") from None

@@ -29,6 +29,7 @@ NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
 # What the code of the older layout calls them where its configuration does not.
 _RANK_FILE_NAMES = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
 # GLM-4's is 2.6 MB.
+_MOST_BYTES = 64 * 1024 * 1024
 _MOST_RANK_BYTES = 8 * 1024 * 1024
 
 
@@ -180,6 +181,11 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
                     raise CheckpointError(
                         f"{path}: {path.stat().st_size:,} bytes are too many for a vocabulary (GLM-4's has"
                         " 2.6 MB); download the file again"
+                    )
+                if path.stat().st_size > _MOST_BYTES:
+                    raise CheckpointError(
+                        f"{path}: {path.stat().st_size:,} bytes are too many for a tokenizer's file (GLM-4's largest"
+                        " has 20 MB); download the file again"
                     )
                 content[name] = path.read_bytes()
             except OSError as error:
