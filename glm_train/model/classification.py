@@ -140,7 +140,7 @@ class GlmForTokenClassification(_Classifier):
             position_ids,
             past_key_values,
             inputs_embeds,
-            use_cache,
+            bool(use_cache),  # by default none: the output has no place for one
             output_attentions,
             output_hidden_states,
             True,
