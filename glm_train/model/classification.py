@@ -21,6 +21,8 @@ from glm_train.model.resize import resize_token_embeddings
 class _Classifier(nn.Module):
     """What both heads share: the decoder in `model`, and the way a batch goes through it."""
 
+    gives_cache = True
+
     def __init__(self, config: GlmConfig) -> None:
         super().__init__()
         require_config(config)
@@ -36,13 +38,66 @@ class _Classifier(nn.Module):
 
     resize_token_embeddings = resize_token_embeddings
 
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        *,
+        cache_position: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        max_seqlen: int | None = None,
+    ) -> SequenceClassifierOutput | TokenClassifierOutput | tuple[Any, ...]:
+        """The head's scores, and the mean loss where `labels` are given: see the class. The other arguments are
+        `GlmModel`'s."""
+        body = self.model(
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache if self.gives_cache else bool(use_cache),
+            output_attentions,
+            output_hidden_states,
+            True,
+            cache_position,
+            cu_seqlens=cu_seqlens,
+            max_seqlen=max_seqlen,
+        )
+        output = self.classify(body, labels, input_ids, attention_mask, cu_seqlens)
+        wanted = self.config.return_dict if return_dict is None else return_dict
+        return output if wanted else output.to_tuple()
+
+    def classify(
+        self,
+        body: BaseModelOutput,
+        labels: Tensor | None,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        cu_seqlens: Tensor | None,
+    ) -> SequenceClassifierOutput | TokenClassifierOutput:
+        """The head's own part of a forward."""
+        raise NotImplementedError
+
 
 class GlmForSequenceClassification(_Classifier):
     """GLM with a linear head, `score`, on the last token of each document.
 
-    `config.num_labels` 1 means regression. `config.problem_type` (`regression`, `single_label_classification`,
-    `multi_label_classification`) says which loss; without it one label means regression, whole-numbered labels one
-    class a document, and other labels several.
+    Logits are (n, L), one row a document. Labels are (n,) classes or values, or (n, L) values or memberships:
+    `config.problem_type` (`regression`, `single_label_classification`, `multi_label_classification`) says which loss.
+    Without it one label (`config.num_labels` 1) means regression, whole-numbered labels one class a document, and
+    other labels several.
+
+    The last token of a document is read where it is known: the end of a packed document, or the last 1 of
+    `attention_mask`. Else it is the rightmost token that is not padding, as documented; without a padding id, or with
+    `inputs_embeds`, the last one. (Known ends matter: GLM's padding id is a stop token, which may end a document.)
     """
 
     def __init__(self, config: GlmConfig) -> None:
@@ -50,62 +105,30 @@ class GlmForSequenceClassification(_Classifier):
         self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
         init_weights(self.score, config.initializer_range)
 
-    def forward(
+    def classify(
         self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Any = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        use_cache: bool | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        *,
-        cache_position: Tensor | None = None,
-        cu_seqlens: Tensor | None = None,
-        max_seqlen: int | None = None,
-    ) -> SequenceClassifierOutput | tuple[Any, ...]:
-        """Scores (n, L) of each document, and the mean loss where `labels` are given: (n,) classes or values, or
-        (n, L) values or memberships.
-
-        The last token of a document is read where it is known: the end of a packed document, or the last 1 of
-        `attention_mask`. Else it is the rightmost token that is not padding, as documented; without a padding id, or
-        with `inputs_embeds`, the last one. (Known ends matter: GLM's padding id is a stop token, which may end a
-        document.) The other arguments are `GlmModel`'s.
-        """
-        body = self.model(
-            input_ids,
-            attention_mask,
-            position_ids,
-            past_key_values,
-            inputs_embeds,
-            use_cache,
-            output_attentions,
-            output_hidden_states,
-            True,
-            cache_position,
-            cu_seqlens=cu_seqlens,
-            max_seqlen=max_seqlen,
-        )
+        body: BaseModelOutput,
+        labels: Tensor | None,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        cu_seqlens: Tensor | None,
+    ) -> SequenceClassifierOutput:
         last_nH = _last_tokens(body, input_ids, attention_mask, cu_seqlens, self.config.pad_token_id)
         logits_nL = self.score(last_nH)
-        loss = None
-        if labels is not None:
-            loss = sequence_loss(logits_nL, labels, self.config.problem_type)
-        output = SequenceClassifierOutput(
+        loss = None if labels is None else sequence_loss(logits_nL, labels, self.config.problem_type)
+        return SequenceClassifierOutput(
             loss, logits_nL, body.past_key_values, body.hidden_states, body.attentions
         )
-        wanted = self.config.return_dict if return_dict is None else return_dict
-        return output if wanted else output.to_tuple()
 
 
 class GlmForTokenClassification(_Classifier):
     """GLM with dropout and a linear head, `score`, on every token.
 
-    The dropout is `config.classifier_dropout`, else `hidden_dropout`, else 0.1, as in transformers.
+    Logits are (B, T, L). Labels are (B, T), each of the token at its own place (nothing is shifted), -100 where there
+    is none. The dropout is `config.classifier_dropout`, else `hidden_dropout`, else 0.1, as in transformers.
     """
+
+    gives_cache = False  # the documented output has no place for one
 
     def __init__(self, config: GlmConfig) -> None:
         super().__init__(config)
@@ -113,46 +136,17 @@ class GlmForTokenClassification(_Classifier):
         self.score = nn.Linear(config.hidden_size, config.num_labels, bias=config.token_classification_bias)
         init_weights(self.score, config.initializer_range)
 
-    def forward(
+    def classify(
         self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Any = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        use_cache: bool | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        *,
-        cache_position: Tensor | None = None,
-        cu_seqlens: Tensor | None = None,
-        max_seqlen: int | None = None,
-    ) -> TokenClassifierOutput | tuple[Any, ...]:
-        """Scores (B, T, L) of each token, and the mean loss over `labels` (B, T) that are not -100 where given.
-
-        A label is of the token at its own place: nothing is shifted. The other arguments are `GlmModel`'s.
-        """
-        body = self.model(
-            input_ids,
-            attention_mask,
-            position_ids,
-            past_key_values,
-            inputs_embeds,
-            bool(use_cache),  # by default none: the output has no place for one
-            output_attentions,
-            output_hidden_states,
-            True,
-            cache_position,
-            cu_seqlens=cu_seqlens,
-            max_seqlen=max_seqlen,
-        )
+        body: BaseModelOutput,
+        labels: Tensor | None,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        cu_seqlens: Tensor | None,
+    ) -> TokenClassifierOutput:
         logits_BTL = self.score(self.dropout(body.last_hidden_state))
         loss = None if labels is None else token_loss(logits_BTL, labels)
-        output = TokenClassifierOutput(loss, logits_BTL, body.hidden_states, body.attentions)
-        wanted = self.config.return_dict if return_dict is None else return_dict
-        return output if wanted else output.to_tuple()
+        return TokenClassifierOutput(loss, logits_BTL, body.hidden_states, body.attentions)
 
 
 def sequence_loss(logits_nL: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
