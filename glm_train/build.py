@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 
+from glm_train.build_data import config_changes
 from glm_train.callbacks.csv_logger import CsvLogger
 from glm_train.callbacks.loggers import tensorboard_logger, wandb_logger
 from glm_train.callbacks.metrics import MetricsLogger
@@ -53,9 +54,12 @@ def build_model(config: RunConfig) -> GlmForCausalLM:
         raise ConfigError(
             "model.attention=varlen needs a GPU and trainer.precision=bf16-mixed; use model.attention=auto"
         )
-    model = GlmForCausalLM.from_pretrained(config.model.path, dtype=torch.float32).train()
-    if config.model.rope_theta is not None:
-        model.model.set_rope_theta(config.model.rope_theta)
+    if config.model.attention == "flex" and device_type(config) == "cpu":
+        raise ConfigError(
+            "model.attention=flex: torch cannot train with it on a CPU; use model.attention=auto"
+        )
+    changes = config_changes(config)
+    model = GlmForCausalLM.from_pretrained(config.model.path, dtype=torch.float32, **changes).train()
     model.model.set_attention(config.model.attention)
     parallelize(
         model,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glm_train.bar import Progress, silent
 from glm_train.checkpoint.vocabulary import check_vocabulary
@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 
 def build_tokenizer(config: RunConfig) -> tuple[GlmTokenizer, GlmConfig]:
     """The tokenizer, checked to belong to the model's config."""
-    model_config = GlmConfig.from_pretrained(config.model.path)
-    if config.model.rope_theta is not None:
-        model_config.rope_theta = config.model.rope_theta
+    model_config = GlmConfig.from_pretrained(config.model.path, **config_changes(config))
     tokenizer = GlmTokenizer.from_pretrained(config.model.path)
     check_vocabulary(model_config, tokenizer)
     return tokenizer, model_config
+
+
+def config_changes(config: RunConfig) -> dict[str, Any]:
+    """What the run changes in the folder's config.json."""
+    theta = config.model.rope_theta
+    return {} if theta is None else {"rope_theta": theta}
 
 
 def build_data(

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from glm_train.errors import CheckpointError
 from glm_train.hub import resolve_folder
+from support.local_hub import local_hub, point_at
 
-SHA = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
     "config.json": b'{"model_type": "glm"}',
     "model.safetensors": b"weights",
@@ -33,75 +30,14 @@ FILES = {
 }
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The four routes that `snapshot_download` asks: revision, tree, and HEAD/GET of a file."""
-
-    requests: list[str]
-
-    def do_HEAD(self) -> None:
-        self._answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self._answer(with_body=True)
-
-    def _answer(self, with_body: bool) -> None:
-        self.requests.append(self.path)
-        path = self.path.split("?")[0]
-        if "gated" in path:
-            return self._send(403, b'{"error": "gated"}', with_body, {"X-Error-Code": "GatedRepo"})
-        if not (path.startswith("/zai-org/tiny/") or path.startswith("/api/models/zai-org/tiny/")):
-            return self._send(404, b'{"error": "none"}', with_body, {"X-Error-Code": "RepoNotFound"})
-        if path.endswith("/revision/main"):
-            return self._send(200, json.dumps({"id": "zai-org/tiny", "sha": SHA}).encode(), with_body, {})
-        if "/revision/" in path:
-            return self._send(404, b"{}", with_body, {"X-Error-Code": "RevisionNotFound"})
-        if f"/tree/{SHA}" in path:
-            tree = [
-                {"type": "file", "path": name, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
-                for name, body in FILES.items()
-            ]
-            return self._send(200, json.dumps(tree).encode(), with_body, {})
-        body = FILES[path.split(f"/resolve/{SHA}/")[1]]
-        headers = {"ETag": f'"{hashlib.sha1(body).hexdigest()}"', "X-Repo-Commit": SHA}
-        return self._send(200, body, with_body, headers)
-
-    def _send(self, status: int, body: bytes, with_body: bool, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for key, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if with_body:
-            self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        """Keep the test output quiet."""
-
-
-def _point_at(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
-    """What HF_ENDPOINT does, for a library that read it when it was imported."""
-    from huggingface_hub import constants
-
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, endpoint)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-
-
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]:
     """A hub on 127.0.0.1 with one model, `zai-org/tiny`, and an empty cache; yields the requests it got."""
-    from huggingface_hub import constants
-
-    handler = type("Handler", (Hub,), {"requests": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    _point_at(monkeypatch, f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    yield handler.requests
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    for name, content in FILES.items():
+        (tmp_path / "served" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "served" / name).write_bytes(content)
+    with local_hub({"zai-org/tiny": tmp_path / "served"}, tmp_path / "cache", monkeypatch) as requests:
+        yield requests
 
 
 def test_local_folder_is_returned_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +120,7 @@ def test_refusals_of_the_hub(hub: list[str], name: str, revision: str | None, cu
 def test_no_connection(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from huggingface_hub import constants
 
-    _point_at(monkeypatch, "http://127.0.0.1:1")
+    point_at(monkeypatch, "http://127.0.0.1:1")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match=r"hub cannot be reached .*the path of its folder"):
         resolve_folder("zai-org/tiny")

@@ -13,18 +13,8 @@ from glm_train import GlmConfig, GlmForCausalLM, GlmModel
 from glm_train.checkpoint.index import INDEX_NAME, SINGLE_NAME
 from glm_train.errors import CheckpointError
 from glm_train.model.generation import stop_ids
+from support.tiny_heads import TINY
 
-TINY = {
-    "vocab_size": 64,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-    "eos_token_id": [0, 1, 2],
-}
 IDS = torch.tensor([[5, 9, 33, 7, 60, 12, 3]])
 both_types = pytest.mark.parametrize("model_type", ["glm", "glm4"])
 one_file_or_shards = pytest.mark.parametrize("max_shard_bytes", [10**9, 5000])

@@ -23,20 +23,6 @@ Converts = Callable[..., str]
 IDS = (torch.arange(40).view(1, 40) * 13 + 6) % 97
 
 
-@pytest.fixture
-def converts(capsys: pytest.CaptureFixture[str]) -> Converts:
-    """Run `convert`; assert the exit code; give what it printed: its output, or the message where it failed."""
-
-    def run(*arguments: object, code: int = 0) -> str:
-        found = main(["convert", *map(str, arguments)])
-        output, error = capsys.readouterr()
-        assert found == code, error
-        assert "Traceback" not in error
-        return error if code else output
-
-    return run
-
-
 class TestRoundTrips:
     @pytest.mark.parametrize("variant", CONVERTIBLE)
     def test_hugging_face_and_back_byte_for_byte(

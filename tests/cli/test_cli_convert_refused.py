@@ -24,20 +24,6 @@ from support.tiny_models import VARIANTS
 Converts = Callable[..., str]
 
 
-@pytest.fixture
-def converts(capsys: pytest.CaptureFixture[str]) -> Converts:
-    """Run `convert`; assert the exit code; give what it printed: its output, or the message where it failed."""
-
-    def run(*arguments: object, code: int = 0) -> str:
-        found = main(["convert", *map(str, arguments)])
-        output, error = capsys.readouterr()
-        assert found == code, error
-        assert "Traceback" not in error
-        return error if code else output
-
-    return run
-
-
 class TestNothingIsLeft:
     @pytest.fixture(autouse=True)
     def _nothing_new(self, tmp_path: Path) -> Any:

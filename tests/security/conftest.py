@@ -4,24 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from support.refusals import WatchedProcess
-
-SHAPE: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-    "eos_token_id": [0, 1, 2],
-}
+from support.tiny_heads import TINY
 
 
 @pytest.fixture(scope="session")
@@ -47,5 +35,5 @@ def _save(folder: Path, max_shard_bytes: int) -> Path:
     from glm_train import GlmConfig, GlmForCausalLM
 
     torch.manual_seed(0)
-    GlmForCausalLM(GlmConfig(**SHAPE)).save_pretrained(folder, max_shard_bytes=max_shard_bytes)
+    GlmForCausalLM(GlmConfig(**TINY)).save_pretrained(folder, max_shard_bytes=max_shard_bytes)
     return folder

@@ -16,32 +16,38 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
 @contextmanager
-def local_hub(models: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Serve `models` (hub id to folder) to huggingface_hub, which keeps them in `cache`."""
+def local_hub(models: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Serve `models` (hub id to folder) to huggingface_hub, which keeps them in `cache`; gives the requests so far."""
     from huggingface_hub import constants
 
-    handler = type("Handler", (_Hub,), {"models": models})
+    handler = type("Handler", (_Hub,), {"models": models, "requests": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    # What HF_ENDPOINT does, for a library that read it when it was imported.
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, endpoint)
     with monkeypatch.context() as patch:
-        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        patch.setattr(constants, "ENDPOINT", endpoint)
-        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        point_at(patch, f"http://127.0.0.1:{server.server_port}")
         patch.setattr(constants, "HF_HUB_CACHE", str(cache))
         try:
-            yield
+            yield handler.requests
         finally:
             server.shutdown()
             thread.join()
             server.server_close()
 
 
+def point_at(patch: pytest.MonkeyPatch, endpoint: str) -> None:
+    """What HF_ENDPOINT does, for a library that read it when it was imported."""
+    from huggingface_hub import constants
+
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, endpoint)
+    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    patch.setattr(constants, "ENDPOINT", endpoint)
+    patch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
 class _Hub(BaseHTTPRequestHandler):
     models: dict[str, Path]
+    requests: list[str]
 
     def do_HEAD(self) -> None:
         self._answer(with_body=False)
@@ -50,13 +56,18 @@ class _Hub(BaseHTTPRequestHandler):
         self._answer(with_body=True)
 
     def _answer(self, with_body: bool) -> None:
+        self.requests.append(self.path)
         path = self.path.split("?")[0].removeprefix("/api/models")
+        if "gated" in path:
+            return self._send(403, b"{}", with_body, {"X-Error-Code": "GatedRepo"})
         name = next((name for name in self.models if path.startswith(f"/{name}/")), None)
         if name is None:
             return self._send(404, b"{}", with_body, {"X-Error-Code": "RepoNotFound"})
         folder = self.models[name]
         if path.endswith("/revision/main"):
             return self._send(200, json.dumps({"id": name, "sha": SHA}).encode(), with_body, {})
+        if "/revision/" in path:
+            return self._send(404, b"{}", with_body, {"X-Error-Code": "RevisionNotFound"})
         if f"/tree/{SHA}" in path:
             found = [file for file in sorted(folder.rglob("*")) if file.is_file()]
             tree = [
