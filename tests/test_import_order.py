@@ -23,6 +23,8 @@ FLOORS = {
     "model": 1,
     "text": 2,
     "losses": 3,
+    "metrics": 3,
+    "tagging": 3,
     "checkpoint": 4,
     "adapters": 5,
     "data": 6,
@@ -34,12 +36,14 @@ FLOORS = {
     "build.py": 12,
     "build_data.py": 12,
     "convert.py": 12,
+    "export.py": 12,
     "run.py": 12,
     "run_folder.py": 12,
     "run_plan.py": 12,
     "generate.py": 12,
     "demo": 12,
     "preview": 13,
+    "predict": 13,
     "cli": 14,
     "__main__.py": 15,
 }
@@ -51,8 +55,11 @@ HOMES = {
     "transformers": (),
     "wandb": ("callbacks/", "build.py"),
     "datasets": ("data/hub_data.py",),
+    "seqeval": ("metrics/",),
+    "sklearn": ("metrics/",),
+    "scipy": ("metrics/",),
 }
-HEAVY = {"torch", "lightning", "peft", "wandb", "transformers", "datasets"}
+HEAVY = {"torch", "lightning", "peft", "wandb", "transformers", "datasets", "seqeval", "sklearn", "scipy"}
 LIGHT = ("__init__.py", "errors.py", "hub.py", "cli/", "config/", "text/", "data/chat", "data/plan.py")
 LIGHT += ("data/records.py", "preview/", "bar.py")
 LONGEST_FILE, LONGEST_FUNCTION = 299, 59  # lines
