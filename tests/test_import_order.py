@@ -33,15 +33,8 @@ FLOORS = {
     "tasks": 9,
     "callbacks": 10,
     "config": 11,
-    "build.py": 12,
-    "build_data.py": 12,
-    "convert.py": 12,
-    "export.py": 12,
-    "run.py": 12,
-    "run_folder.py": 12,
-    "run_plan.py": 12,
-    "generate.py": 12,
-    "demo": 12,
+    **dict.fromkeys(("build.py", "build_data.py", "run.py", "run_folder.py", "run_plan.py"), 12),
+    **dict.fromkeys(("convert.py", "export.py", "generate.py", "demo"), 12),
     "preview": 13,
     "predict": 13,
     "cli": 14,
@@ -55,9 +48,7 @@ HOMES = {
     "transformers": (),
     "wandb": ("callbacks/", "build.py"),
     "datasets": ("data/hub_data.py",),
-    "seqeval": ("metrics/",),
-    "sklearn": ("metrics/",),
-    "scipy": ("metrics/",),
+    **dict.fromkeys(("seqeval", "sklearn", "scipy"), ("metrics/",)),
 }
 HEAVY = {"torch", "lightning", "peft", "wandb", "transformers", "datasets", "seqeval", "sklearn", "scipy"}
 LIGHT = ("__init__.py", "errors.py", "hub.py", "cli/", "config/", "text/", "data/chat", "data/plan.py")

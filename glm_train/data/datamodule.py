@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from glm_train import dist
-from glm_train.data.collate import PackedBatch
+from glm_train.data.collate import PackedBatch, TargetRule, next_token
 from glm_train.data.plan import EpochPlan, plan_epoch, plan_in_order
 from glm_train.data.sampler import PackedDataset, PackedLoader, RankStep, StepSampler, rank_share
 from glm_train.data.store import ExampleStore
@@ -34,6 +34,7 @@ class GlmDataModule(LightningDataModule):
         validation_tokens: tokens of one packed microbatch of validation.
         workers: loader processes of each rank; the batches do not depend on it.
         pin_memory: put batches into page-locked memory, for a GPU.
+        rule: what the task makes of its labels: a function of `collate.py`.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class GlmDataModule(LightningDataModule):
         validation_tokens: int,
         workers: int = 0,
         pin_memory: bool = False,
+        rule: TargetRule = next_token,
     ) -> None:
         super().__init__()
         self._train, self._validation = train, validation
@@ -58,7 +60,7 @@ class GlmDataModule(LightningDataModule):
         self._steps_per_epoch, self._total_steps, self._start_step = steps_per_epoch, total_steps, start_step
         self._token_budget, self._documents = token_budget, documents
         self._validation_tokens = validation_tokens
-        self._workers, self._pin_memory = workers, pin_memory
+        self._workers, self._pin_memory, self._rule = workers, pin_memory, rule
 
     def plan(self, epoch: int) -> EpochPlan:
         """The plan of one training epoch, over all ranks."""
@@ -105,7 +107,7 @@ class GlmDataModule(LightningDataModule):
         self, store: ExampleStore, sampler: Sampler[RankStep] | list[RankStep]
     ) -> DataLoader[list[PackedBatch]]:
         return PackedLoader(
-            PackedDataset(store),
+            PackedDataset(store, self._rule),
             sampler=sampler,
             batch_size=None,
             num_workers=self._workers,

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from glm_train.data.readers.record import Item
 from glm_train.data.records import Fault, Record, read_items
 from glm_train.errors import DataError
 from glm_train.text.chat import ExampleTooLong
@@ -33,15 +34,17 @@ _worker_encoder: Encoder | None = None
 
 
 def encode_files(
-    paths: list[Path], encoder: Encoder, *, workers: int, skip: bool = False
+    paths: list[Path], encoder: Encoder, *, workers: int, skip: bool = False, read: Reader = read_items
 ) -> Iterator[Result]:
     """For each chunk of records: the index of its file, its examples, and the fault that ended it, if any.
+
+    `read` gives the records of a file. A record may become several examples: their `part` counts them.
 
     With `skip`, a faulty record is an example that is dropped, and only a fault behind which the file cannot be
     read ends a chunk. The first fault that comes out is the first one in the files; the caller raises it. With
     `workers` above 1 that many processes encode; each gets the encoder pickled.
     """
-    chunks = _chunks(paths, skip)
+    chunks = _chunks(paths, skip, read)
     if workers > 1:
         return _encode_parallel(chunks, encoder, workers)
     return (_encode_chunk(chunk, encoder) for chunk in chunks)
@@ -65,13 +68,13 @@ def reason_of(error: DataError) -> str:
     return re.sub(r"(?<![\w-])\d[\d,]*\b|(?<=0x)\w+|(?<=\\u)\w{4}", "N", text)[:100]
 
 
-def _chunks(paths: list[Path], skip: bool) -> Iterator[_Chunk]:
+def _chunks(paths: list[Path], skip: bool, read: Reader) -> Iterator[_Chunk]:
     """Runs of records of one file; a fault that ends the file, or with which the run is to stop, ends the last."""
     for file, path in enumerate(paths):
         items: list[Record | Fault] = []
         error, size = None, 0
         try:
-            for item in read_items(path):
+            for item in read(path):
                 if isinstance(item, Fault) and not skip:
                     error = item.placed()
                     break
@@ -97,20 +100,21 @@ def _encode_chunk(chunk: _Chunk, encoder: Encoder | None = None) -> Result:
         try:
             if isinstance(item, Fault):
                 raise item.error
-            example = encoder(item.value)
+            made = encoder(item.value)
         except ExampleTooLong:
-            example = Encoded(dropped=TOO_LONG)
+            made = [Encoded(dropped=TOO_LONG)]
         except DataError as error:
             if not chunk.skip:
                 return chunk.file, examples, error.at(item.path, item.line)
-            example = Encoded(dropped=FAULTY + reason_of(error))
+            made = [Encoded(dropped=FAULTY + reason_of(error))]
         except Exception as error:  # a fault of ours: say at least where it was met
             error.add_note(f"while reading {item.path}:{item.line}")
             raise
-        example.line = item.line
-        if isinstance(item, Record):
-            example.offset, example.size = item.offset, item.size
-        examples.append(example)
+        for part, example in enumerate(made):
+            example.line, example.part = item.line, part
+            if isinstance(item, Record):
+                example.offset, example.size = item.offset, item.size
+        examples += made
     return chunk.file, examples, chunk.error
 
 
@@ -144,25 +148,30 @@ def _start_worker(encoder: Encoder) -> None:
 
 @dataclass
 class Encoded:
-    """One record's tokens: (T,) int32 ids and unshifted labels. `dropped` says why there are none."""
+    """One example: (T,) int32 ids, and its labels, int32 values whose number and meaning are the task's business.
+
+    `trained` is its part of what the loss of an optimizer step is divided by. `dropped` says why there is none.
+    """
 
     input_ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    trained: int = 0
     dropped_messages: int = 0
     cut: bool = False
     dropped: str = ""
     line: int = 0
+    part: int = 0  # which of its record's examples it is
     offset: int = 0  # where the record stands in a file of JSON Lines, and its bytes
     size: int = 0
 
 
 class Encoder(Protocol):
-    """Turns the value of one record into tokens; picklable. Faults are DataErrors without a place."""
+    """Turns the value of one record into examples; picklable. Faults are DataErrors without a place."""
 
-    def __call__(self, value: dict[str, Any]) -> Encoded: ...
+    def __call__(self, value: dict[str, Any]) -> list[Encoded]: ...
 
     def settings(self) -> dict[str, Any]:
-        """All that decides the tokens, as JSON values."""
+        """All that decides tokens and labels, as JSON values."""
         ...
 
 
@@ -175,3 +184,4 @@ class _Chunk:
 
 
 Result = tuple[int, list[Encoded], DataError | None]
+Reader = Callable[[Path], Iterator[Item]]

@@ -17,8 +17,8 @@ import numpy as np
 from glm_train.bar import Progress, silent
 from glm_train.data.cache import cached_folder, default_cache_dir, file_digest
 from glm_train.data.chat_formats import CHAT_FORMATS, parse_chat
-from glm_train.data.encode import Encoded, Encoder, encode_files
-from glm_train.data.records import check_file, format_of
+from glm_train.data.encode import Encoded, Encoder, Reader, encode_files
+from glm_train.data.records import check_file, format_of, read_items
 from glm_train.data.store import ExampleStore, ExampleWriter, is_complete, trained_tokens
 from glm_train.data.streamed import FILE_NAME, StreamedStore, StreamedWriter, check_streamable, file_state
 from glm_train.data.tally import Tally
@@ -26,7 +26,7 @@ from glm_train.errors import ConfigError, DataError, nearest
 from glm_train.text.chat import encode_chat
 from glm_train.text.tokenizer import GlmTokenizer
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 PARALLEL_BYTES = 32 * 1024 * 1024  # below this, starting processes takes longer than they save
 ON_ERROR = ("error", "skip")
 
@@ -90,6 +90,7 @@ def prepare(
     files: Sequence[str | Path],
     encoder: Encoder,
     *,
+    read: Reader | None = None,
     on_error: str = "error",
     cache_dir: str | Path | None = None,
     workers: int = 0,
@@ -97,7 +98,10 @@ def prepare(
     streaming: bool = False,
     salt: bytes = b"",
 ) -> ExampleStore:
-    """The examples that `encoder` makes of the records of `files`, in file order. See `prepare_chat`."""
+    """The examples that `encoder` makes of the records of `files`, in file order. See `prepare_chat`.
+
+    `read` takes the place of the reader that a file's suffix chooses; the encoder's settings say how it reads.
+    """
     if not files:
         raise DataError("no data file is named. Set data.train.")
     if on_error not in ON_ERROR:
@@ -105,7 +109,7 @@ def prepare(
     began = time.perf_counter()
     paths = [Path(path) for path in files]
     for path in paths:
-        check_file(path)  # before anything is hashed
+        check_file(path, any_suffix=read is not None)  # before anything is hashed
         if streaming:
             check_streamable(path)
     states = [file_state(path) for path in paths]
@@ -116,13 +120,14 @@ def prepare(
         paths=paths,
         states=states,
         encoder=encoder,
+        read=read or read_items,
         workers=workers,
         skip=skip,
         progress=progress,
     )
     folder, hit = cached_folder(
         Path(cache_dir) if cache_dir else default_cache_dir(),
-        _key(paths, encoder, skip, salt if streaming else None),
+        _key(paths, encoder, skip, salt if streaming else None, any_suffix=read is not None),
         is_complete=partial(is_complete, name=FILE_NAME) if streaming else is_complete,
         build=build,
     )
@@ -137,6 +142,7 @@ def _build(
     paths: list[Path],
     states: list[tuple],
     encoder: Encoder,
+    read: Reader,
     workers: int,
     skip: bool,
     progress: Progress,
@@ -144,12 +150,20 @@ def _build(
     parallel = workers > 1 and sum(size for size, _ in states) >= PARALLEL_BYTES
     tally = Tally(paths)
     with writer(folder) as output:
-        results = encode_files(paths, encoder, workers=workers if parallel else 0, skip=skip)
+        results = encode_files(paths, encoder, workers=workers if parallel else 0, skip=skip, read=read)
         for file, examples, error in results:
             for example in examples:
                 if tally.keep(example, file):
-                    place = {"line": example.line, "offset": example.offset, "size": example.size}
-                    output.append(example.input_ids, example.labels, file=file, **place)
+                    output.append(
+                        example.input_ids,
+                        example.labels,
+                        trained=example.trained,
+                        file=file,
+                        line=example.line,
+                        part=example.part,
+                        offset=example.offset,
+                        size=example.size,
+                    )
             progress("records", tally.counts["records"], 0)
             if error is not None:
                 raise error
@@ -163,13 +177,15 @@ def _build(
         output.finish(tally.report(), tally.dropped_at)
 
 
-def _key(paths: list[Path], encoder: Encoder, skip: bool, streamed: bytes | None) -> str:
+def _key(paths: list[Path], encoder: Encoder, skip: bool, streamed: bytes | None, *, any_suffix: bool) -> str:
     """SHA-256 over everything that decides the examples: contents, tokenizer, settings and our own code."""
     parts = {
         "cache": CACHE_VERSION,
         "code": _code_digest(),
         "libraries": [version("tokenizers"), version("pyarrow")],
-        "files": [(format_of(path), path.stat().st_size, file_digest(path)) for path in paths],
+        "files": [
+            ("" if any_suffix else format_of(path), path.stat().st_size, file_digest(path)) for path in paths
+        ],
         "skip": skip,
         "encoder": encoder.settings(),
         **({} if streamed is None else {"streamed": streamed.hex()}),
@@ -180,13 +196,12 @@ def _key(paths: list[Path], encoder: Encoder, skip: bool, streamed: bytes | None
 def _code_digest() -> str:
     """A hash of the source that turns records into tokens, so that no cache outlives a change of it."""
     here = Path(__file__).parent
-    own = [
-        here / f"{name}.py"
-        for name in ("records", "chat_formats", "encode", "prepare", "store", "streamed", "tally")
-    ]
-    folders = [here / "readers", here / "formats", here.parent / "text"]
+    folders = [here, here / "readers", here / "formats", here.parent / "tagging", here.parent / "text"]
+    apart = {"collate.py", "datamodule.py", "hub_data.py", "plan.py", "sampler.py"}
     digest = hashlib.sha256()
-    for source in [*own, *(file for folder in folders for file in sorted(folder.glob("*.py")))]:
+    for source in (file for folder in folders for file in sorted(folder.glob("*.py"))):
+        if source.parent == here and source.name in apart:
+            continue
         digest.update(source.read_bytes())
     return digest.hexdigest()
 
@@ -202,7 +217,7 @@ class ChatEncoder:
     truncation: str
     stop_token: str
 
-    def __call__(self, value: dict[str, Any]) -> Encoded:
+    def __call__(self, value: dict[str, Any]) -> list[Encoded]:
         chat = encode_chat(
             self.tokenizer,
             parse_chat(value, self.format),
@@ -212,9 +227,12 @@ class ChatEncoder:
             stop_token=self.stop_token,
         )
         labels = np.asarray(chat.labels, np.int32)
-        if trained_tokens(labels) == 0:
-            return Encoded(dropped="no token of it is trained")
-        return Encoded(np.asarray(chat.input_ids, np.int32), labels, chat.dropped_messages, chat.cut)
+        trained = trained_tokens(labels)
+        if trained == 0:
+            return [Encoded(dropped="no token of it is trained")]
+        return [
+            Encoded(np.asarray(chat.input_ids, np.int32), labels, trained, chat.dropped_messages, chat.cut)
+        ]
 
     def settings(self) -> dict[str, Any]:
         return {

@@ -87,8 +87,11 @@ def _strict(items: Iterator[Item]) -> Iterator[Record]:
         yield item
 
 
-def check_file(path: Path) -> None:
-    """Refuse what cannot be opened as a file of a known format, with the cure. Reads its first bytes only."""
+def check_file(path: Path, *, any_suffix: bool = False) -> None:
+    """Refuse what cannot be opened as a file of a known format, with the cure. Reads its first bytes only.
+
+    With `any_suffix` it is text, whatever its name says.
+    """
     try:
         if path.is_dir():
             inside = sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES)[:3]
@@ -112,7 +115,7 @@ def check_file(path: Path) -> None:
         raise DataError(f"{path}: cannot be read: {what}.") from None
     if start in (b"", BOM):
         raise DataError(f"{path}: the file is empty. Write one record a line.")
-    kind = format_of(path)
+    kind = "jsonl" if any_suffix else format_of(path)
     for magic, what in _MAGIC.items() if kind in _TEXT else ():
         if start.startswith(magic):
             raise DataError(f"{path}: the file is {what}.")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from glm_train.data.collate import PackedBatch, pack
+from glm_train.data.collate import PackedBatch, TargetRule, next_token, pack
 from glm_train.data.plan import EpochPlan, Step, microbatches_for_rank
 from glm_train.data.store import IGNORE, ExampleStore
 from glm_train.errors import DataError
@@ -56,8 +56,8 @@ class PackedDataset(Dataset[list[PackedBatch] | DataError]):
     traceback. `PackedLoader` raises it.
     """
 
-    def __init__(self, store: ExampleStore) -> None:
-        self._store = store
+    def __init__(self, store: ExampleStore, rule: TargetRule = next_token) -> None:
+        self._store, self._rule = store, rule
 
     def __getitem__(self, index: RankStep) -> list[PackedBatch] | DataError:
         try:
@@ -69,10 +69,10 @@ class PackedDataset(Dataset[list[PackedBatch] | DataError]):
 
     def _pack(self, documents: tuple[int, ...], index: RankStep) -> PackedBatch:
         if documents:
-            return pack([self._store[i] for i in documents], documents, index.trained)
+            return pack([self._store[i] for i in documents], documents, index.trained, self._rule)
         assert index.filler is not None
         input_ids, labels = self._store[index.filler]
-        return pack([(input_ids, np.full_like(labels, IGNORE))], [], index.trained)
+        return pack([(input_ids, np.full_like(labels, IGNORE))], [], index.trained, self._rule)
 
 
 class PackedLoader(DataLoader[Any]):

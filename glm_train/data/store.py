@@ -19,6 +19,8 @@ import numpy as np
 import pyarrow as pa
 
 IGNORE = -100  # the label of a token that is not trained
+# Token classification: the label of a later piece of a word is its class plus this, so that scores count a word once.
+CONTINUES = 1 << 20
 BATCH_ROWS = 1024
 BATCH_TOKENS = 1 << 20
 _SCHEMA = pa.schema(
@@ -28,6 +30,7 @@ _SCHEMA = pa.schema(
         ("trained", pa.int32()),
         ("file", pa.int32()),
         ("line", pa.int64()),
+        ("part", pa.int32()),
     ]
 )
 
@@ -106,7 +109,7 @@ class ExampleWriter:
         self._folder = folder
         self._file = pa.OSFile(str(folder / "examples.arrow"), "wb")
         self._ipc = pa.ipc.new_file(self._file, _SCHEMA)
-        self._rows: list[tuple[np.ndarray, np.ndarray, int, int, int]] = []
+        self._rows: list[tuple[np.ndarray, np.ndarray, int, int, int, int]] = []
         self._tokens = 0
 
     def append(
@@ -114,16 +117,18 @@ class ExampleWriter:
         input_ids: np.ndarray,
         labels: np.ndarray,
         *,
+        trained: int,
         file: int,
         line: int,
+        part: int = 0,
         offset: int = 0,
         size: int = 0,
     ) -> None:
-        """One example: (T,) int32 ids and labels, the index of its file, its line counted from 1.
+        """One example: int32 ids and labels, its targets, the index of its file, its line counted from 1, its part.
 
         Where its record stands in the file (`offset`, `size`) is not kept: the tokens are.
         """
-        self._rows.append((input_ids, labels, trained_tokens(labels), file, line))
+        self._rows.append((input_ids, labels, trained, file, line, part))
         self._tokens += len(input_ids)
         if len(self._rows) >= BATCH_ROWS or self._tokens >= BATCH_TOKENS:
             self._flush()
@@ -148,27 +153,28 @@ class ExampleWriter:
     def _flush(self) -> None:
         if not self._rows:
             return
-        ids, labels, trained, files, lines = zip(*self._rows, strict=True)
-        offsets = _column(np.cumsum([0, *map(len, ids)]), pa.int32())
+        ids, labels, trained, files, lines, parts = zip(*self._rows, strict=True)
         columns = [
-            pa.ListArray.from_arrays(offsets, _column(np.concatenate(ids), pa.int32())),
-            pa.ListArray.from_arrays(offsets, _column(np.concatenate(labels), pa.int32())),
+            _lists(ids),
+            _lists(labels),
             _column(trained, pa.int32()),
             _column(files, pa.int32()),
             _column(lines, pa.int64()),
+            _column(parts, pa.int32()),
         ]
         self._ipc.write_batch(pa.record_batch(columns, schema=_SCHEMA))
         self._rows, self._tokens = [], 0
 
 
 class ExampleStore:
-    """Prepared examples: `store[i]` is `(input_ids, labels)`, two (T,) int32 views into the mapped file.
+    """Prepared examples: `store[i]` is `(input_ids, labels)`, two int32 views into the mapped file.
 
-    `labels` are unshifted: the label of a token is the token itself, or -100 where it is not trained.
+    There are (T,) ids. The labels of a chat are (T,) and unshifted: the label of a token is the token itself, or -100
+    where it is not trained. Other tasks put other values there: see the rules in `collate.py`.
 
     Attributes:
         lengths: tokens of each example, (n,) int32.
-        trained: targets of each example, (n,) int32.
+        trained: targets of each example, (n,) int32, by which the loss of a step is divided.
         report: how the examples were prepared.
         salt: with which `digest` costs least.
     """
@@ -189,15 +195,19 @@ class ExampleStore:
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         batch, row = self._locate(index)
-        ids, labels, offsets = self._views[batch]
-        window = slice(offsets[row], offsets[row + 1])
-        return ids[window], labels[window]
+        (ids, starts), (labels, label_starts) = self._views[batch]
+        return ids[starts[row] : starts[row + 1]], labels[label_starts[row] : label_starts[row + 1]]
 
     def source(self, index: int) -> tuple[str, int]:
         """The file and the line that an example comes from."""
         batch, row = self._locate(index)
         record = self._reader.get_batch(batch)
         return self._files[record.column(3)[row].as_py()], record.column(4)[row].as_py()
+
+    def part(self, index: int) -> int:
+        """Which of its record's examples it is, from 0: a long document has several."""
+        batch, row = self._locate(index)
+        return self._reader.get_batch(batch).column(5)[row].as_py()
 
     def digest(self, index: int, salt: bytes = b"") -> bytes:
         """The `token_digest` of an example."""
@@ -222,16 +232,12 @@ class ExampleStore:
         self._reader = pa.ipc.open_file(pa.memory_map(str(self._folder / "examples.arrow")))
         batches = [self._reader.get_batch(b) for b in range(self._reader.num_record_batches)]
         self._views = [
-            (
-                batch.column(0).values.to_numpy(),
-                batch.column(1).values.to_numpy(),
-                batch.column(0).offsets.to_numpy(),
-            )
+            [(c.values.to_numpy(), c.offsets.to_numpy()) for c in (batch.column(0), batch.column(1))]
             for batch in batches
         ]
         self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
         nothing = np.zeros(0, np.int32)
-        self.lengths = np.concatenate([nothing, *(np.diff(offsets) for *_, offsets in self._views)])
+        self.lengths = np.concatenate([nothing, *(np.diff(starts) for (_, starts), _ in self._views)])
         self.trained = np.concatenate([nothing, *(batch.column(2).to_numpy() for batch in batches)])
         if self._rows is not None:
             self.lengths, self.trained = self.lengths[self._rows], self.trained[self._rows]
@@ -252,6 +258,12 @@ def _column(values: Any, kind: pa.DataType) -> pa.Array:
     """Whole numbers as an Arrow array over the same memory. (`pa.array` would import pandas to look at them.)"""
     array = np.ascontiguousarray(values, kind.to_pandas_dtype())
     return pa.Array.from_buffers(kind, len(array), [None, pa.py_buffer(array)])
+
+
+def _lists(rows: Sequence[np.ndarray]) -> pa.ListArray:
+    """Rows of different lengths as one Arrow column."""
+    offsets = _column(np.cumsum([0, *map(len, rows)]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, _column(np.concatenate(rows), pa.int32()))
 
 
 def _read_report(folder: Path, files: tuple[str, ...], cache_hit: bool, seconds: float) -> PrepareReport:

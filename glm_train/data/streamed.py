@@ -1,10 +1,10 @@
 """Examples that are encoded again whenever they are read, so that no token of them is written to disk.
 
-Preparation reads the files once and keeps of each example what the plan of a run needs, 48 bytes: its length, its
+Preparation reads the files once and keeps of each example what the plan of a run needs, 52 bytes: its length, its
 targets, where its record stands, and a digest of its token ids. `store[i]` reads the record again, from its place in
 the file, and encodes it, in the loader workers where there are any:
 
-    examples.rows   digest 16 | offset 8 | line 8 | length 4 | trained 4 | size 4 | file 4     an example a row
+    examples.rows   digest 16 | offset 8 | line 8 | length 4 | trained 4 | size 4 | file 4 | part 4
 
 Length, targets and digest are compared at each reading: an example is what was planned, or the run stops.
 """
@@ -21,7 +21,7 @@ from glm_train.data.encode import Encoder
 from glm_train.data.readers.json_lines import read_line
 from glm_train.data.readers.record import Fault
 from glm_train.data.records import format_of
-from glm_train.data.store import ExampleStore, PrepareReport, token_digest, trained_tokens, write_meta
+from glm_train.data.store import ExampleStore, PrepareReport, token_digest, write_meta
 from glm_train.errors import DataError
 from glm_train.text.chat import ExampleTooLong
 
@@ -36,6 +36,7 @@ _ROW = np.dtype(
         ("trained", "<i4"),
         ("size", "<i4"),
         ("file", "<i4"),
+        ("part", "<i4"),
     ]
 )
 
@@ -67,14 +68,23 @@ class StreamedWriter:
     def __init__(self, folder: Path, salt: bytes) -> None:
         self._path, self._salt = folder / FILE_NAME, salt
         self._file = self._path.open("wb")
-        self._rows: list[tuple[bytes, int, int, int, int, int, int]] = []
+        self._rows: list[tuple[bytes, int, int, int, int, int, int, int]] = []
 
     def append(
-        self, input_ids: np.ndarray, labels: np.ndarray, *, file: int, line: int, offset: int, size: int
+        self,
+        input_ids: np.ndarray,
+        labels: np.ndarray,
+        *,
+        trained: int,
+        file: int,
+        line: int,
+        part: int,
+        offset: int,
+        size: int,
     ) -> None:
         """One example, with the index of its file and where in it the record's bytes are."""
         digest = token_digest(input_ids, self._salt)
-        self._rows.append((digest, offset, line, len(input_ids), trained_tokens(labels), size, file))
+        self._rows.append((digest, offset, line, len(input_ids), trained, size, file, part))
         if len(self._rows) >= WRITTEN_ROWS:
             self._flush()
 
@@ -137,12 +147,12 @@ class StreamedStore(ExampleStore):
         try:
             if isinstance(item, Fault):
                 raise item.error
-            example = self._encoder(item.value)
-        except (DataError, ExampleTooLong):
+            example = self._encoder(item.value)[row["part"]]
+        except (DataError, ExampleTooLong, IndexError):
             raise _changed(f"{path}:{line}") from None
         same = (
             len(example.input_ids) == row["length"]
-            and trained_tokens(example.labels) == row["trained"]
+            and example.trained == row["trained"]
             and token_digest(example.input_ids, self.salt) == row["digest"].tobytes()
         )
         if not same:
@@ -152,6 +162,9 @@ class StreamedStore(ExampleStore):
     def source(self, index: int) -> tuple[str, int]:
         row = self._table[self._row(index)]
         return self._files[row["file"]], int(row["line"])
+
+    def part(self, index: int) -> int:
+        return int(self._table[self._row(index)]["part"])
 
     def digest(self, index: int, salt: bytes = b"") -> bytes:
         """The `token_digest` of an example, without reading it where `salt` is the store's own."""

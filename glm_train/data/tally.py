@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from glm_train.data.encode import FAULTY, Encoded
-from glm_train.data.store import PrepareReport, trained_tokens
+from glm_train.data.store import PrepareReport
 from glm_train.errors import DataError
 
 SHOWN_PLACES, SHOWN_REASONS = 3, 20
@@ -24,9 +24,10 @@ class Tally:
         self.dropped_at: dict[str, list[tuple[int, int]]] = {}
 
     def keep(self, example: Encoded, file: int) -> bool:
-        """Count one record; whether it is an example."""
-        self.counts["records"] += 1
-        self.records[file] += 1
+        """Count one example, and its record with the first of it; whether it is one."""
+        if example.part == 0:
+            self.counts["records"] += 1
+            self.records[file] += 1
         if example.dropped:
             self._drop(example.dropped, file, example.line)
             return False
@@ -34,7 +35,7 @@ class Tally:
         self.counts.update(
             examples=1,
             tokens=len(example.input_ids),
-            trained_tokens=trained_tokens(example.labels),
+            trained_tokens=example.trained,
             shortened=int(example.dropped_messages > 0),
             dropped_messages=example.dropped_messages,
             cut=int(example.cut),

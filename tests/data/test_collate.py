@@ -8,7 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glm_train.data.collate import PackedBatch, pack
+from glm_train.data.collate import (
+    PackedBatch,
+    document_classes,
+    document_flags,
+    document_values,
+    own_token,
+    pack,
+)
 
 documents = st.lists(
     st.lists(st.tuples(st.integers(0, 99), st.booleans()), min_size=1, max_size=12), min_size=1, max_size=8
@@ -92,5 +99,23 @@ def test_pin_memory() -> None:
 
 @pytest.mark.parametrize("examples", [[], [example([], [])], [(np.ones(2, np.int32), np.ones(3, np.int32))]])
 def test_wrong_calls(examples: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    with pytest.raises(ValueError, match="at least one token"):
+    with pytest.raises(ValueError, match=r"at least one token|a label for every token"):
         pack(examples, [0], step_tokens=1)
+
+
+def test_targets_of_the_other_tasks() -> None:
+    ids = [np.arange(3, dtype=np.int32), np.arange(2, dtype=np.int32), np.arange(2, dtype=np.int32)]
+    classes = [np.array(y, np.int32) for y in ([4, -100, 5], [6, -100], [-100, -100])]
+    batch = pack(list(zip(ids, classes, strict=True)), [0, 1, 2], 3, own_token)
+    assert (batch.target_positions.tolist(), batch.targets.tolist()) == ([0, 2, 3], [4, 5, 6])
+    one = [np.array([y], np.int32) for y in (7, -100, 8)]
+    batch = pack(list(zip(ids, one, strict=True)), [0, 1, 2], 2, document_classes)
+    assert (batch.target_positions.tolist(), batch.targets.tolist()) == ([2, 6], [7, 8])
+    flags = [np.array(y, np.int32) for y in ([0, 1], [1, 1], [0, 0])]
+    batch = pack(list(zip(ids, flags, strict=True)), [0, 1, 2], 3, document_flags)
+    assert (batch.target_positions.tolist(), batch.targets.tolist()) == ([2, 4, 6], [[0, 1], [1, 1], [0, 0]])
+    values = [np.array([v], np.float32).view(np.int32) for v in (0.5, -100.0, 3e8)]
+    batch = pack(list(zip(ids, values, strict=True)), [0, 1, 2], 3, document_values)
+    assert (batch.targets.dtype, batch.targets.tolist()) == (torch.float32, [[0.5], [-100.0], [3e8]])
+    filler = [(ids[0], np.full_like(values[0], -100))]
+    assert pack(filler, [], 1, document_values).targets.shape == (0, 1)

@@ -30,7 +30,7 @@ def make_store(folder: Path, lengths: list[int]) -> ExampleStore:
     with ExampleWriter(folder) as writer:
         for index, length in enumerate(lengths):
             ids = np.full(length, index, np.int32)
-            writer.append(ids, ids, file=0, line=index + 1)
+            writer.append(ids, ids, trained=length - 1, file=0, line=index + 1)
         writer.finish(PrepareReport(), {})
     return ExampleStore(folder, ["made.jsonl"])
 

@@ -16,7 +16,7 @@ from glm_train.data.mask_checks import (
     check_masks,
     find_duplicates,
 )
-from glm_train.data.store import ExampleStore, ExampleWriter, PrepareReport
+from glm_train.data.store import ExampleStore, ExampleWriter, PrepareReport, trained_tokens
 
 SYSTEM, USER, ASSISTANT, END = 90, 91, 92, 93
 TURNS = TurnTokens(frozenset({USER, END}), ASSISTANT, frozenset({SYSTEM, USER, ASSISTANT}))
@@ -27,7 +27,8 @@ def store_of(folder: Path, *rows: tuple[list[int], list[int]]) -> ExampleStore:
     folder.mkdir()
     with ExampleWriter(folder) as writer:
         for line, (ids, labels) in enumerate(rows, start=1):
-            writer.append(np.array(ids, np.int32), np.array(labels, np.int32), file=0, line=line)
+            row = np.array(labels, np.int32)
+            writer.append(np.array(ids, np.int32), row, trained=trained_tokens(row), file=0, line=line)
         writer.finish(PrepareReport(records=len(rows), examples=len(rows)), {})
     return ExampleStore(folder, ["a.jsonl"])
 

@@ -79,11 +79,11 @@ def test_answers_as_the_ordinary_store(tmp_path: Path, monkeypatch: pytest.Monke
             streaming[index]
 
 
-def test_store_holds_48_bytes_an_example_and_no_tokens(tmp_path: Path) -> None:
+def test_store_holds_52_bytes_an_example_and_no_tokens(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"ids": [7] * 900}] * 300)
     ordinary, streaming = pair(path, cache_dir=tmp_path / "cache")
     folder = Path(streaming.report.cache_folder)
-    assert {file.name: file.stat().st_size for file in folder.iterdir()}["examples.rows"] == 48 * 300
+    assert {file.name: file.stat().st_size for file in folder.iterdir()}["examples.rows"] == 52 * 300
     assert folder != Path(ordinary.report.cache_folder)
     assert sum(file.stat().st_size for file in folder.iterdir()) < 20_000
     again = prepare([path], WordEncoder(), cache_dir=tmp_path / "cache", streaming=True)

@@ -15,7 +15,7 @@ import pytest
 
 from glm_train.data.encode import Encoded
 from glm_train.data.prepare import prepare
-from glm_train.data.store import ExampleStore
+from glm_train.data.store import ExampleStore, trained_tokens
 from glm_train.errors import DataError
 from glm_train.text.chat import ExampleTooLong
 
@@ -27,7 +27,7 @@ class WordEncoder:
     limit: int = 1000
     slow: float = 0.0
 
-    def __call__(self, value: dict[str, Any]) -> Encoded:
+    def __call__(self, value: dict[str, Any]) -> list[Encoded]:
         time.sleep(self.slow)
         if "ids" not in value:
             raise DataError("no ids. Add them.")
@@ -38,9 +38,10 @@ class WordEncoder:
             raise ExampleTooLong("too long")
         trained = value.get("train", 1)
         if not trained:
-            return Encoded(dropped="no token of it is trained")
+            return [Encoded(dropped="no token of it is trained")]
         labels = np.where(np.arange(len(ids)) >= len(ids) - trained, ids, -100).astype(np.int32)
-        return Encoded(ids, labels, dropped_messages=value.get("lost", 0), cut=value.get("cut", False))
+        lost, cut = value.get("lost", 0), value.get("cut", False)
+        return [Encoded(ids, labels, trained_tokens(labels), dropped_messages=lost, cut=cut)]
 
     def settings(self) -> dict[str, Any]:
         return {"limit": self.limit}
