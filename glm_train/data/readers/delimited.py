@@ -1,12 +1,16 @@
 """CSV and TSV: a header line with the names of the columns, then one record a row; every value is text.
 
 A quoted value may hold line breaks, so a row has as many lines as it needs. Its line is its first.
+
+A `.csv` is separated by commas. Where its header has no comma, and semicolons or tabs but not both, it is separated by
+these, as spreadsheets write it where the comma is the decimal sign. Nothing else is guessed.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +19,8 @@ from glm_train.data.readers.json_lines import text_lines
 from glm_train.data.readers.record import Fault, Item, Record
 from glm_train.errors import DataError
 
-_NAMES = {",": "commas", "\t": "tabs"}
+_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_SEP_LINE = re.compile(r'"?sep=.?"?\s*', re.IGNORECASE)
 
 
 def _read(path: Path, *, delimiter: str) -> Iterator[Item]:
@@ -27,13 +32,20 @@ def _read(path: Path, *, delimiter: str) -> Iterator[Item]:
         DataError: the header names no columns, or a quote is wrong: nobody can say where the next row begins.
     """
     csv.field_size_limit(max(csv.field_size_limit(), record.MAX_RECORD_BYTES))
+    if delimiter == ",":
+        delimiter = _separator(path)
     rows = _rows(path, delimiter)
-    line, header = next(rows, (1, []))
+    line, first, _ = next(rows, (1, [], ""))
+    header = [name.strip() for name in first]
     _check_header(path, line, header, delimiter)
+    beside_a_blank = re.compile(f'(?:^|{delimiter}) +"(?!"[^{delimiter}\r\n])')
     found = False
-    for line, row in rows:
+    for line, row, raw in rows:
         found = True
         try:
+            for name, value in zip(header, row, strict=False):
+                if value[:1] == " " and value.lstrip(" ")[:1] == '"' and beside_a_blank.search(raw):
+                    raise _blank_before_quote(name)
             yield Record(_read_row(header, row, delimiter), str(path), line, sum(map(len, row)))
         except DataError as error:
             yield Fault(str(path), line, error)
@@ -41,11 +53,24 @@ def _read(path: Path, *, delimiter: str) -> Iterator[Item]:
         raise DataError(f"{path}: the file holds a header and no rows. Write one record a row.")
 
 
-def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Each row that is not blank, with its first line."""
+def _separator(path: Path) -> str:
+    """What separates the values of a `.csv`, told by its header alone."""
+    with path.open("rb") as file:
+        for line, _, raw in text_lines(file):
+            header = (raw or b"").decode("utf-8", "replace")
+            if _SEP_LINE.fullmatch(header):
+                raise DataError(f"{path}:{line}: {header.strip()!r} is a note to Excel. Take this line out.")
+            if header.strip():
+                others = [mark for mark in ";\t" if mark in header]
+                return others[0] if "," not in header and len(others) == 1 else ","
+    return ","
+
+
+def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str], str]]:
+    """Each row that is not blank, with its first line and its text."""
     with path.open("rb") as file:
         # Bytes that are no UTF-8 become halves of surrogate pairs here, and a fault of their row below.
-        lines = (_decode(path, line, raw) for line, _, raw in text_lines(file))
+        lines = _Lines(_decode(path, line, raw) for line, _, raw in text_lines(file))
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
         line = 1
         while True:
@@ -55,16 +80,40 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
                 raise _quote_error(path, line, str(error)) from None
             if row is None:
                 return
+            raw = lines.taken()
             if any(value.strip() for value in row):
-                yield line, row
+                yield line, row, raw
             line = reader.line_num + 1
+
+
+class _Lines:
+    """The lines of a file, which remembers those that were taken since it was asked last."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines, self._taken = iter(lines), [""]
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        self._taken.append(line := next(self._lines))
+        return line
+
+    def taken(self) -> str:
+        text, self._taken = "".join(self._taken), []
+        return text
 
 
 def _decode(path: Path, line: int, raw: bytes | None) -> str:
     if raw is None:
         size = record.MAX_RECORD_BYTES // 2**20
         raise _quote_error(path, line, f"the line is longer than {size} MiB")
-    return raw.decode("utf-8", "surrogateescape")
+    text = raw.decode("utf-8", "surrogateescape")
+    if "\r" in text and "\r" in text.rstrip("\r\n") and not text.endswith("\n") and line == 1:
+        raise DataError(
+            f"{path}: its lines end with a bare carriage return. Save it with LF or CRLF line ends."
+        )
+    return text
 
 
 def _read_row(header: list[str], row: list[str], delimiter: str) -> dict[str, str]:
@@ -87,14 +136,21 @@ def _check_header(path: Path, line: int, header: list[str], delimiter: str) -> N
     if len(header) == 1 and any(mark in header[0] for mark in ",;\t|"):
         raise DataError(
             f"{path}:{line}: the header is one column, {header[0][:60]!r}. Separate the columns with"
-            f" {_NAMES[delimiter]}{'; a file with tabs is named .tsv' if delimiter == ',' else ''}."
+            f" {_NAMES[delimiter]}{'' if delimiter == chr(9) else '; a file with tabs is named .tsv'}."
         )
-    if not names or not all(name.strip() for name in names):
+    if not names or not all(names):
         raise DataError(f"{path}:{line}: the header has a column without a name. Name every column.")
     if any("\udc80" <= letter <= "\udcff" for name in names for letter in name):
         raise DataError(f"{path}:{line}: the header holds bytes that are not UTF-8. Save the file as UTF-8.")
     if repeated := {name for name in names if names.count(name) > 1}:
         raise DataError(f"{path}:{line}: two columns are named {min(repeated)!r}. Rename one of the two.")
+
+
+def _blank_before_quote(name: str) -> DataError:
+    return DataError(
+        f"{name!r} has a blank before its opening quote, so the quotes would be part of it. Take the blank out:"
+        " write the separator and the quote side by side."
+    )
 
 
 def _quote_error(path: Path, line: int, what: str) -> DataError:

@@ -50,9 +50,41 @@ def test_values_may_be_long(tmp_path: Path) -> None:
     assert next(read_records(path)).value["prompt"] == long
 
 
+SEPARATED = {
+    "semicolons": 'Text;label\n"a;b, c";1,5\n',
+    "tabs": "Text\tlabel\na;b, c\t1,5\n",
+    "quoted names": '"Text";"label"\r\n"a;b, c";"1,5"\r\n',
+    "a byte order mark and blanks": '\ufeff Text ;label \n"a;b, c";1,5\n',
+    "a blank line first": '\n\nText;label\n"a;b, c";1,5\n',
+}
+
+
+@pytest.mark.parametrize("case", SEPARATED)
+def test_header_without_commas_says_what_separates(tmp_path: Path, case: str) -> None:
+    found = [item.value for item in read_records(write(tmp_path, SEPARATED[case]))]
+    assert found == [{"Text": "a;b, c", "label": "1,5"}]
+
+
+def test_commas_in_the_header_are_the_separator(tmp_path: Path) -> None:
+    path = write(tmp_path, "text,label;kind\na;b,c\n")
+    assert [item.value for item in read_records(path)] == [{"text": "a;b", "label;kind": "c"}]
+    assert "the row has 1 values" in refusal(write(tmp_path, "text,label\nfine;pos\n"))
+
+
+def test_blank_before_a_quote_inside_a_quoted_value(tmp_path: Path) -> None:
+    path = write(tmp_path, 'text,label\n" ""so,"" he said",a\n')
+    assert [item.value for item in read_records(path)] == [{"text": ' "so," he said', "label": "a"}]
+
+
 REFUSED = {
-    "semicolons": ("prompt;completion\na;b\n", ":1: the header is one column, 'prompt;completion'"),
-    "tabs in csv": ("prompt\tcompletion\na\tb\n", "a file with tabs is named .tsv"),
+    "bars": ("prompt|completion\na|b\n", ":1: the header is one column, 'prompt|completion'"),
+    "semicolons and tabs": (
+        "a;b\tc\n1;2\t3\n",
+        "Separate the columns with commas; a file with tabs is named .tsv",
+    ),
+    "semicolons in tsv": ("a;b\n1;2\n", ":1: the header is one column, 'a;b'"),
+    "note to Excel": ("sep=;\na;b\n1;2\n", ":1: 'sep=;' is a note to Excel. Take this line out"),
+    "bare CR": ("a,b\r1,2\r3,4\r", "its lines end with a bare carriage return"),
     "no name": ("prompt,,completion\na,b,c\n", ":1: the header has a column without a name"),
     "same name": ("prompt,prompt\na,b\n", ":1: two columns are named 'prompt'"),
     "no rows": ("prompt,completion\n\n", "the file holds a header and no rows"),
@@ -72,7 +104,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_tables_that_cannot_be_read(tmp_path: Path, case: str) -> None:
     content, message = REFUSED[case]
-    path = write(tmp_path, content)
+    path = write(tmp_path, content, "data.tsv" if "tsv" in case else "data.csv")
     assert refusal(path).startswith(f"{path}:")
     assert message in refusal(path)
     with pytest.raises(DataError):
@@ -80,6 +112,9 @@ def test_tables_that_cannot_be_read(tmp_path: Path, case: str) -> None:
 
 
 FAULTS = {
+    "blank before a quote": (b'a, "b, c"', "'completion' has a blank before its opening quote"),
+    "blank before a quote, without commas": (b'a, "b"', "'completion' has a blank before its opening quote"),
+    "blank before empty quotes": (b'a, ""', "'completion' has a blank before its opening quote"),
     "too few": (b"a", "the row has 1 values, and the header 2 columns"),
     "too many": (b"a,b,c", "the row has 3 values, and the header 2 columns"),
     "not UTF-8": ("é,b".encode("latin-1"), "'prompt' holds bytes that are not UTF-8"),
