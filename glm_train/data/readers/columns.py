@@ -2,7 +2,8 @@
 
 A struct in a table has every key that any of its rows has, filled with null where a row has none. Such keys
 are taken out again, as GLM-4's own fine-tuning code does. Values that the file marks as JSON text (the
-`Json` feature of `datasets`) are read as JSON.
+`Json` feature of `datasets`) are read as JSON. Ids of a `ClassLabel` feature of `datasets` are read as the names
+that the file gives them; its -1, for no label, as null.
 """
 
 from __future__ import annotations
@@ -59,6 +60,54 @@ def read_arrow(path: Path) -> Iterator[Item]:
     return _read(path, batches())
 
 
+def class_names(path: Path) -> dict[str, tuple[str, ...]]:
+    """The names of the classes, by id, of each column of a Parquet or Arrow file that holds ids of classes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if path.suffix.lower() == ".parquet":
+            return _class_names(pq.read_schema(path))
+        with pa.memory_map(str(path)) as source:
+            footer = source.read(6) == b"ARROW1"
+            source.seek(0)
+            file = pa.ipc.open_file(source) if footer else pa.ipc.open_stream(source)
+            return _class_names(file.schema)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {str(error).splitlines()[:1]}. {_DAMAGED}") from None
+
+
+def _class_names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
+    """From the features that `datasets` writes into the schema; of a column of ids, or of lists of them."""
+    try:
+        described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = described["info"]["features"]
+        found = {}
+        for name in schema.names:
+            feature = features.get(name)
+            if isinstance(feature, list) and len(feature) == 1:
+                feature = feature[0]
+            elif isinstance(feature, dict) and feature.get("_type") in ("Sequence", "List", "LargeList"):
+                feature = feature.get("feature")
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
+                found[name] = feature.get("names")
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return {}  # a table that `datasets` did not write
+    texts = {n: v for n, v in found.items() if isinstance(v, list) and all(isinstance(x, str) for x in v)}
+    return {name: tuple(names) for name, names in texts.items() if len(set(names)) == len(names) > 0}
+
+
+def _named(ids: Any, names: tuple[str, ...], column: str) -> Any:
+    """The names that ids of classes stand for; other values as they are."""
+    if isinstance(ids, list):
+        return [_named(item, names, column) for item in ids]
+    if not isinstance(ids, int) or isinstance(ids, bool) or ids == -1:
+        return None if ids == -1 else ids
+    if not 0 <= ids < len(names):
+        raise DataError(f"{column!r} holds the id {ids}, and its feature names {len(names)} classes, from 0.")
+    return names[ids]
+
+
 def _read(path: Path, batches: Iterator[pa.RecordBatch]) -> Iterator[Item]:
     import pyarrow as pa
 
@@ -106,7 +155,17 @@ def _row_converter(path: Path, schema: pa.Schema) -> Callable[[Any], Any]:
 
     if repeated := [name for name in schema.names if schema.names.count(name) > 1]:
         raise DataError(f"{path}: two columns are named {repeated[0]!r}. Rename one of the two.")
-    return _converter(pa.struct(list(schema))) or (lambda value: value)
+    convert = _converter(pa.struct(list(schema))) or (lambda value: value)
+    classes = _class_names(schema)
+    if not classes:
+        return convert
+
+    def with_names(value: Any) -> Any:
+        found = convert(value)
+        named = {key: _named(found[key], names, key) for key, names in classes.items() if key in found}
+        return {key: value for key, value in (found | named).items() if value is not None}
+
+    return with_names
 
 
 def _converter(kind: pa.DataType) -> Callable[[Any], Any] | None:
