@@ -1,4 +1,4 @@
-"""Rank, world size and one-number reductions that also work in a process nobody launched.
+"""Rank, world size, reductions and a gathering of arrays that also work in a process nobody launched.
 
 Only a process group counts. RANK and WORLD_SIZE in the environment may be left over from something else, and a process
 that believed them would train on its share of the data alone.
@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
@@ -35,6 +36,22 @@ def all_reduce_sum(value: torch.Tensor) -> torch.Tensor:
     if dist := _distributed():
         dist.all_reduce(value, op=dist.ReduceOp.SUM)
     return value
+
+
+def gather_arrays(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The rows of all ranks' arrays, those of rank 0 first; `arrays` itself when unlaunched.
+
+    Every rank gives the same names, dtypes and shapes but for the number of rows, which may be 0, and every rank gets
+    all rows.
+    """
+    dist = _distributed()
+    if dist is None or dist.get_world_size() == 1:
+        return arrays
+    import numpy as np
+
+    shares: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(shares, arrays)
+    return {name: np.concatenate([share[name] for share in shares]) for name in arrays}
 
 
 def _distributed() -> Any:
