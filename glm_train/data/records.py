@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from glm_train.data.readers.columns import read_arrow, read_parquet
+from glm_train.data.readers.conll import read_conll
 from glm_train.data.readers.delimited import read_csv, read_tsv
 from glm_train.data.readers.json_array import read_json
 from glm_train.data.readers.json_lines import BOM, read_json_lines
@@ -25,6 +26,7 @@ READERS: dict[str, Callable[[Path], Iterator[Item]]] = {
     "tsv": read_tsv,
     "parquet": read_parquet,
     "arrow": read_arrow,
+    "conll": read_conll,
 }
 SUFFIXES = {
     ".jsonl": "jsonl",
@@ -34,8 +36,9 @@ SUFFIXES = {
     ".tsv": "tsv",
     ".parquet": "parquet",
     ".arrow": "arrow",
+    **dict.fromkeys((".conll", ".conllu", ".bio", ".iob", ".iob2", ".iobes"), "conll"),
 }
-_TEXT = ("jsonl", "json", "csv", "tsv")
+_TEXT = ("jsonl", "json", "csv", "tsv", "conll")
 _PACKED = {".gz": "gunzip", ".zst": "unzstd", ".bz2": "bunzip2", ".xz": "unxz", ".zip": "unzip"}
 _MAGIC = {
     b"\x1f\x8b": "gzip-compressed, and compressed files are not read. Unpack it, with gunzip",
@@ -61,15 +64,17 @@ def read_records(path: str | Path) -> Iterator[Record]:
     return _strict(read_items(path))
 
 
-def read_items(path: str | Path) -> Iterator[Item]:
+def read_items(path: str | Path, read: Callable[[Path], Iterator[Item]] | None = None) -> Iterator[Item]:
     """Like `read_records`, with a `Fault` in the place of each record that cannot be read.
+
+    `read` takes the place of the reader that the file's suffix chooses.
 
     Raises:
         DataError: the file cannot be read; and, while iterating, a fault behind which nothing can be read.
     """
     path = Path(path)
-    check_file(path)
-    return _readable(path, READERS[format_of(path)](path))
+    check_file(path, any_suffix=read is not None)
+    return _readable(path, (read or READERS[format_of(path)])(path))
 
 
 def _readable(path: Path, items: Iterator[Item]) -> Iterator[Item]:
@@ -90,7 +95,7 @@ def _strict(items: Iterator[Item]) -> Iterator[Record]:
 def check_file(path: Path, *, any_suffix: bool = False) -> None:
     """Refuse what cannot be opened as a file of a known format, with the cure. Reads its first bytes only.
 
-    With `any_suffix` it is text, whatever its name says.
+    With `any_suffix` a suffix that is not known is that of a text.
     """
     try:
         if path.is_dir():
@@ -115,7 +120,7 @@ def check_file(path: Path, *, any_suffix: bool = False) -> None:
         raise DataError(f"{path}: cannot be read: {what}.") from None
     if start in (b"", BOM):
         raise DataError(f"{path}: the file is empty. Write one record a line.")
-    kind = "jsonl" if any_suffix else format_of(path)
+    kind = SUFFIXES.get(path.suffix.lower(), "conll") if any_suffix else format_of(path)
     for magic, what in _MAGIC.items() if kind in _TEXT else ():
         if start.startswith(magic):
             raise DataError(f"{path}: the file is {what}.")

@@ -112,7 +112,7 @@ def test_device_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["data.txt", "data.xlsx", "data"])
 def test_unknown_suffix_lists_the_known(tmp_path: Path, name: str) -> None:
-    assert "Use one of: .arrow, .csv, .json, .jsonl, .ndjson, .parquet, .tsv" in refusal(
+    assert "Use one of: .arrow, .bio, .conll, .conllu, .csv, .iob, .iob2, .iobes, .json, .jsonl" in refusal(
         write(tmp_path, GOOD, name)
     )
 
