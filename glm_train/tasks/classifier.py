@@ -5,7 +5,6 @@ M targets, H hidden, L labels. A target is a document (sequence classification) 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,25 +18,11 @@ from glm_train.model.classification import GlmForSequenceClassification, GlmForT
 from glm_train.tasks.base import GlmTask
 
 
-def balanced_weights(counts_L: Sequence[int] | np.ndarray) -> Tensor:
-    """Class weights (L,) fp32, inverse to how often each class occurs among the training targets.
-
-    `n / (c * count)` for n targets of c classes, as scikit-learn's "balanced": their mean over the targets is 1, so
-    that a loss divided by the number of targets stays a mean. A class that does not occur weighs 1.
-
-        counts 6 3 0  ->  9 / (2 * 6), 9 / (2 * 3), 1  =  0.75 1.5 1       (6 * 0.75 + 3 * 1.5) / 9 = 1
-    """
-    counts = np.asarray(counts_L, np.float64)
-    occurs = counts > 0
-    weights = counts.sum() / (max(occurs.sum(), 1) * np.where(occurs, counts, 1))
-    return torch.from_numpy(np.where(occurs, weights, 1.0)).float()
-
-
 class ClassifierTask(GlmTask):
     """A head on hidden states; subclasses say which loss its scores have and how they are measured.
 
-    `class_weights` (L,) multiply the losses of their classes, also in validation: see `balanced_weights`. They must
-    have a mean of 1 over the training targets. `names` are the labels by their number; `tables` what the newest
+    `class_weights` (L,) multiply the losses of their classes, also in validation. Their mean over the training targets
+    must be 1, as that of `data.sequence_labels.class_weights` is: the loss is divided by the number of targets. `names` are the labels by their number; `tables` what the newest
     validation has to print.
     """
 

@@ -10,7 +10,6 @@ import torch
 from torch.nn import functional as F
 
 from glm_train.data.store import CONTINUES, IGNORE
-from glm_train.tasks.classifier import balanced_weights
 from support.classifier_runs import LABELS, Example, examples_of, models, packed, task_of
 from support.reference import assert_same_gradients
 from support.tolerances import ACCUMULATION, DOCUMENT_LOSS, LOSS
@@ -99,15 +98,6 @@ def test_class_weights_multiply_the_losses_of_their_classes(kind: str) -> None:
         0.25 * (single * weights[classes]).sum().item(), rel=1e-5
     )
     assert "class_weights" not in task.state_dict(), "they follow from the data"
-
-
-def test_balanced_weights_leave_the_mean_weight_of_a_target_at_one() -> None:
-    counts = np.array([6, 3, 0, 41])
-    weights = balanced_weights(counts)
-    assert (weights.numpy() * counts).sum() == pytest.approx(counts.sum(), rel=1e-6)
-    assert weights[2] == 1.0
-    assert weights[1] == pytest.approx(2 * weights[0].item())
-    assert balanced_weights([6, 3, 0]).tolist() == [0.75, 1.5, 1.0]
 
 
 def test_dropout_is_on_in_training_alone() -> None:
