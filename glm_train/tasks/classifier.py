@@ -22,8 +22,8 @@ class ClassifierTask(GlmTask):
     """A head on hidden states; subclasses say which loss its scores have and how they are measured.
 
     `class_weights` (L,) multiply the losses of their classes, also in validation. Their mean over the training targets
-    must be 1, as that of `data.sequence_labels.class_weights` is: the loss is divided by the number of targets. `names` are the labels by their number; `tables` what the newest
-    validation has to print.
+    must be 1, as that of `data.sequence_labels.class_weights` is: the loss is divided by the number of targets.
+    `names` are the labels by their number; `tables` is what the newest validation has to print.
     """
 
     model: GlmForSequenceClassification | GlmForTokenClassification
