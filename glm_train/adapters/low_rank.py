@@ -1,0 +1,155 @@
+"""A linear layer with a frozen weight W and a trained low-rank change: y = x W^T + b + s (drop(x) A^T) B^T.
+
+Shapes: N rows (tokens), I inputs, O outputs, R rank.
+
+One autograd function instead of three linear layers. W gets no gradient, so x is kept for A's gradient alone: once, in
+its own dtype, shared by query, key and value. Of dropout only the mask is kept. Backward adds A's part to W's in place:
+
+    D = s dY B (N, R)     dA = D^T drop(x)     dB = s dY^T (drop(x) A^T)     dx = dY W + drop(D A)
+
+Dtypes. Under autocast all products are in autocast's dtype. Without it the frozen part is in W's dtype and the low-rank
+part in the factors' (fp32), rounded to W's dtype once, when they are added: what PEFT does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def adapted_linear(
+    x: Tensor,
+    weight_OI: Tensor,
+    bias_O: Tensor | None,
+    a_RI: Tensor,
+    b_OR: Tensor,
+    scaling: float,
+    drop: float,
+) -> Tensor:
+    """y (..., O) of x (..., I). Weight and bias are constants: they get no gradient. `drop`: dropout's probability."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        narrow = wide = torch.get_autocast_dtype(device)
+    else:
+        narrow, wide = weight_OI.dtype, torch.promote_types(weight_OI.dtype, a_RI.dtype)
+    if torch.is_grad_enabled():
+        return _AdaptedLinear.apply(x, weight_OI, bias_O, a_RI, b_OR, scaling, drop, narrow, wide)
+    return _forward(x, weight_OI, bias_O, a_RI, b_OR, scaling, drop, narrow, wide)[0]
+
+
+def _forward(
+    x: Tensor,
+    weight_OI: Tensor,
+    bias_O: Tensor | None,
+    a_RI: Tensor,
+    b_OR: Tensor,
+    scaling: float,
+    drop: float,
+    narrow: torch.dtype,
+    wide: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """y, drop(x) A^T (N, R), and dropout's mask (N, I)."""
+    x_NI = x.reshape(-1, x.shape[-1])
+    bias_O = None if bias_O is None else bias_O.to(narrow)
+    y_NO = torch.nn.functional.linear(x_NI.to(narrow), weight_OI.to(narrow), bias_O)
+    mask_NI = None
+    x_NI = x_NI.to(wide)
+    if drop:
+        mask_NI, share = _kept(x_NI, drop)
+        x_NI = x_NI * mask_NI.to(wide)
+        a_RI = a_RI / share
+    low_NR = x_NI @ a_RI.to(wide).t()
+    y_NO = y_NO.to(wide).addmm_(low_NR, b_OR.to(wide).t(), alpha=scaling).to(narrow)
+    return y_NO.view(*x.shape[:-1], -1), low_NR, mask_NI
+
+
+def _share_kept(drop: float) -> float:
+    """The share of numbers that dropout keeps: `drop` is rounded to a 65,536th."""
+    return 1 - round(drop * 65536) / 65536
+
+
+def _kept(x_NI: Tensor, drop: float) -> tuple[Tensor, float]:
+    """True where dropout keeps a number, (N, I), and the share of those.
+
+    On a CPU four decisions are read from each random number of 64 bits, which takes a fifth of torch's time for them.
+    """
+    share = _share_kept(drop)
+    if not x_NI.is_cpu or torch.compiler.is_compiling():
+        return torch.rand(x_NI.shape, device=x_NI.device) < share, share
+    bits = torch.empty((x_NI.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    quarters_NI = bits.view(torch.int16)[: x_NI.numel()].view(x_NI.shape)
+    return quarters_NI >= round(drop * 65536) - 32768, share
+
+
+class _AdaptedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight_OI: Tensor,
+        bias_O: Tensor | None,
+        a_RI: Tensor,
+        b_OR: Tensor,
+        scaling: float,
+        drop: float,
+        narrow: torch.dtype,
+        wide: torch.dtype,
+    ) -> Tensor:
+        y, low_NR, mask_NI = _forward(x, weight_OI, bias_O, a_RI, b_OR, scaling, drop, narrow, wide)
+        ctx.save_for_backward(x, weight_OI, a_RI, b_OR, low_NR, mask_NI)
+        ctx.scaling, ctx.drop, ctx.narrow, ctx.wide = scaling, drop, narrow, wide
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight_OI, a_RI, b_OR, low_NR, mask_NI = ctx.saved_tensors
+        narrow, wide = ctx.narrow, ctx.wide
+        x_NI, grad_NO = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+        wide_grad_NO = grad_NO.to(wide)
+        pull_NR = (wide_grad_NO @ b_OR.to(wide)).mul_(ctx.scaling)
+        dropped_NI = x_NI.to(wide)
+        if mask_NI is not None:
+            wide_mask_NI = mask_NI.to(wide)
+            dropped_NI = dropped_NI * wide_mask_NI
+            pull_NR /= _share_kept(ctx.drop)
+        a_grad = (pull_NR.t() @ dropped_NI).to(a_RI.dtype)
+        b_grad = (wide_grad_NO.t() @ low_NR).mul_(ctx.scaling).to(b_OR.dtype)
+        x_grad = None
+        if ctx.needs_input_grad[0]:
+            through_NI = (grad_NO.to(narrow) @ weight_OI.to(narrow)).to(wide)
+            if mask_NI is None:
+                through_NI.addmm_(pull_NR, a_RI.to(wide))
+            else:
+                through_NI.addcmul_(pull_NR @ a_RI.to(wide), wide_mask_NI)
+            x_grad = through_NI.to(x.dtype).view(x.shape)
+        return x_grad, None, None, a_grad, b_grad, None, None, None, None
+
+
+@torch.no_grad()
+def row_lengths(weight_OI: Tensor, a_RI: Tensor, b_OR: Tensor, scaling: float) -> Tensor:
+    """The fp32 length of each row of W + s B A (O,), which is never made:
+
+    |w + s b A|^2 = |w|^2 + 2 s b . (A w) + s^2 b (A A^T) b
+
+    A row that nearly cancels loses digits; a trained change is small beside its weight.
+    """
+    with torch.autocast(weight_OI.device.type, enabled=False):
+        a_RI, b_OR = a_RI.float(), b_OR.float()
+        squares_O = torch.empty(len(weight_OI), dtype=torch.float32, device=weight_OI.device)
+        for rows in row_tiles(weight_OI):
+            w_OI, b = weight_OI[rows].float(), b_OR[rows]
+            crossed_OR = torch.addmm(
+                b @ (a_RI @ a_RI.t()), w_OI, a_RI.t(), beta=scaling**2, alpha=2 * scaling
+            )
+            squares_O[rows] = w_OI.square().sum(1) + (crossed_OR * b).sum(1)
+        return squares_O.clamp_(min=0).sqrt_()
+
+
+def row_tiles(weight_OI: Tensor) -> list[slice]:
+    """Ranges of rows that hold at most 8 million numbers each: an fp32 copy of one takes 32 MiB."""
+    step = max(1, 2**23 // weight_OI.shape[1])
+    return [slice(start, start + step) for start in range(0, len(weight_OI), step)]
