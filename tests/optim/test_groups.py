@@ -53,6 +53,40 @@ def test_an_optimizer_takes_the_groups_and_keeps_the_names() -> None:
     assert [group["weight_decay"] for group in saved] == [0.1, 0.0]
 
 
+class _Factored(nn.Module):
+    """Names as PEFT gives them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(4, 2, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(2, 4, bias=False)})
+        self.trainable_tokens_delta = nn.Parameter(torch.ones(2, 4))
+
+
+def test_factors_b_have_a_learning_rate_of_their_own_where_one_is_asked_for() -> None:
+    module = nn.Sequential(_Factored())
+    plain = parameter_groups(module, 0.1)
+    assert [[name for name, _ in group["params"]] for group in plain] == [
+        ["0.lora_A.default.weight", "0.lora_B.default.weight"],
+        ["0.trainable_tokens_delta"],
+    ]
+    assert not any("lr_scale" in group for group in plain)
+    *others, factors = parameter_groups(module, 0.1, lr_ratio_b=16)
+    assert [name for name, _ in factors["params"]] == ["0.lora_B.default.weight"]
+    assert (factors["lr_scale"], factors["weight_decay"]) == (16.0, 0.1)
+    assert [name for group in others for name, _ in group["params"]] == [
+        "0.lora_A.default.weight",
+        "0.trainable_tokens_delta",
+    ]
+    optimizer = torch.optim.AdamW([*others, factors], lr=0.1)
+    assert [group.get("lr_scale", 1) for group in optimizer.param_groups] == [1, 1, 16.0]
+
+
+def test_a_ratio_without_an_adapter_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="lr_ratio_b has no effect"):
+        parameter_groups(_Model(), 0.1, lr_ratio_b=16)
+
+
 def test_nothing_trainable_is_an_error() -> None:
     with pytest.raises(ConfigError, match="no parameter of the model is trainable"):
         parameter_groups(_Model().requires_grad_(False), 0.1)
