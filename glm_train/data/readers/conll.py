@@ -179,7 +179,8 @@ class _Layout:
             raise DataError(f"column {self.token} has no token. Write one, or remove the line.")
         if tag is not None and not tag.strip(_BLANK):
             raise DataError(f"the token {token!r} has no tag. Write O where it is in no entity.")
-        return token, tag if tag is None else tag.strip(_BLANK)
+        # A token may be a blank, and is otherwise without the blanks that columns are filled with.
+        return token.strip(_BLANK) or token, tag if tag is None else tag.strip(_BLANK)
 
     def _is_comment(self, text: str, fields: list[str], inside: bool) -> bool:
         """Of a line that begins with `#`. In doubt it is a token, whose fault is then said: nothing is lost."""
