@@ -107,7 +107,9 @@ class SequenceLabels:
     def _values(self, label: Label) -> np.ndarray:
         tags = label if isinstance(label, list) else [label]
         if len(tags) != len(self.names):
-            raise DataError(f"the label has {len(tags)} numbers, and the first record {len(self.names)}.")
+            raise DataError(
+                f"the label has {len(tags)} numbers, and {len(self.names)} are predicted. Write as many for each text."
+            )
         values = np.array([number(tag) for tag in tags], np.float64)
         if (np.abs(values) > np.finfo(np.float32).max).any():
             raise DataError(f"the label {label!r:.60} is larger than any float32. Scale the labels down.")
