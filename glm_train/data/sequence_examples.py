@@ -106,33 +106,32 @@ def sequence_ids(
         DataError: there is no token in it.
     """
     prefix, suffix, encode = _frame(tokenizer)
-    first = encode(text if pair is None else text + SEPARATOR)
-    second = [] if pair is None else encode(pair)
-    room = len(first) + len(second) if max_length is None else max_length - len(prefix) - len(suffix)
-    cut = len(first) + len(second) > room
-    if cut:
+    body = encode(text if pair is None else text + SEPARATOR + pair)
+    length = len(prefix) + len(body) + len(suffix)
+    cut = max_length is not None and length > max_length
+    if max_length is not None and cut:
         if truncation not in ("end", "start"):
-            length = len(prefix) + len(first) + len(second) + len(suffix)
             raise SequenceTooLong(
                 f"the text has {length} tokens, and data.max_length is {max_length}."
                 " Raise data.max_length, or set data.truncation to end, start or drop."
             )
-        first, second = _shortened(text, pair, encode, max(room, 0), truncation)
-    if not first and not second:
+        room = max(max_length - len(prefix) - len(suffix), 0)
+        body = _shortened(text, pair, encode, room, truncation)
+    if not body:
         raise DataError("no token is left of the text. Write one, or raise data.max_length.")
-    return [*prefix, *first, *second, *suffix], cut
+    return [*prefix, *body, *suffix], cut
 
 
 def _shortened(
     text: str, pair: str | None, encode: Callable[[str], list[int]], room: int, end: str
-) -> tuple[list[int], list[int]]:
-    """Both texts in at most `room` tokens, the line break with the first."""
+) -> list[int]:
+    """The tokens of a text, or of two and the line break, of which at most `room` stay."""
     first = encode(text)
     if pair is None:
-        return _cut(first, room, end), []
+        return _cut(first, room, end)
     second, separator = encode(pair), encode(SEPARATOR)
     n, m = longest_first(len(first), len(second), max(room - len(separator), 0))
-    return [*_cut(first, n, end), *separator], _cut(second, m, end)
+    return [*_cut(first, n, end), *separator, *_cut(second, m, end)]
 
 
 def longest_first(n: int, m: int, room: int) -> tuple[int, int]:

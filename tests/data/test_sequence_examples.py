@@ -67,7 +67,7 @@ def test_ids_are_those_of_the_tokenizer(tokenizer: GlmTokenizer, text: str) -> N
     assert sequence_ids(tokenizer, text) == (tokenizer(text)["input_ids"], False)
 
 
-@pytest.mark.parametrize("pair", [("Is it?", "No."), (" a ", "b\n"), ("你好", "晴")])
+@pytest.mark.parametrize("pair", [("Is it?", "No."), (" a ", "b\n"), ("你好", "晴"), ("a\n", "\n b")])
 def test_pair_is_one_document(tokenizer: GlmTokenizer, pair: tuple[str, str]) -> None:
     ids, cut = sequence_ids(tokenizer, *pair)
     assert ids == tokenizer("\n".join(pair))["input_ids"]
