@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from glm_train.data.readers import record
 from glm_train.data.records import Fault, read_items, read_records
@@ -63,6 +66,31 @@ SEPARATED = {
 def test_header_without_commas_says_what_separates(tmp_path: Path, case: str) -> None:
     found = [item.value for item in read_records(write(tmp_path, SEPARATED[case]))]
     assert found == [{"Text": "a;b, c", "label": "1,5"}]
+
+
+_VALUES = st.text(
+    st.sampled_from('ab ,;|\t\n"é你\\') | st.characters(codec="utf-8", exclude_characters="\0\r")
+)
+
+
+@given(
+    st.lists(
+        st.tuples(_VALUES, _VALUES).filter(lambda row: bool("".join(row).strip())), min_size=1, max_size=5
+    ),
+    st.sampled_from(",;\t"),
+    st.sampled_from(["\n", "\r\n"]),
+    st.booleans(),
+)
+@settings(max_examples=200, deadline=None)
+def test_what_was_written_is_read(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], mark: str, end: str, quoted: bool
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "written.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        quoting = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
+        writer = csv.writer(file, delimiter=mark, lineterminator=end, quoting=quoting)
+        writer.writerows([("text", "label"), *rows])
+    assert [tuple(item.value.values()) for item in read_records(path)] == rows
 
 
 def test_commas_in_the_header_are_the_separator(tmp_path: Path) -> None:
