@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from glm_train.adapters.settings import MOST_RANK
+from glm_train.adapters.settings import MOST_RANK, SPLITS
 from glm_train.checkpoint.safetensors_file import strict_json
 from glm_train.errors import CheckpointError
 from glm_train.hub import read_text
@@ -47,8 +47,6 @@ _IRRELEVANT = {
 }
 # First values that leave the base as it is: nothing of them matters once the adapter is trained.
 _PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal", None)
-# First values that PEFT writes into the base, and that can be found again from the base.
-_SPLIT_STARTS = ("pissa", "olora")
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def read_adapter_config(folder: str | Path) -> AdapterConfig:
     start = values.get("init_lora_weights", True)
     if not any(start is plain or (start == plain and type(start) is str) for plain in _PLAIN_STARTS):
         start = start.lower() if isinstance(start, str) else start
-        if start not in _SPLIT_STARTS:
+        if start not in SPLITS:
             raise CheckpointError(
                 f"{path}: init_lora_weights is {_shown(start)}, which changed the base in a way that cannot be found"
                 " again; save the adapter with PEFT's path_initial_model_for_weight_conversion, or merge it with PEFT"
@@ -104,7 +102,7 @@ def read_adapter_config(folder: str | Path) -> AdapterConfig:
         dropout=_number(path, "lora_dropout", values.get("lora_dropout", 0.0), below=1.0),
         rslora=_flag(path, "use_rslora", values.get("use_rslora", False)),
         dora=_flag(path, "use_dora", values.get("use_dora", False)),
-        init=start if start in _SPLIT_STARTS else "default",
+        init=start if start in SPLITS else "default",
         task_type=task if isinstance(task, str) else None,
         token_ids=_token_ids(path, values.get("trainable_token_indices")),
         base_name=name if isinstance(name, str) and len(name) <= 4096 else None,

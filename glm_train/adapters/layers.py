@@ -57,33 +57,12 @@ class AdaptedLinear(Linear):
         a_RI, b_OR, scaling = self.factors()
         drop = getattr(self.lora_dropout[ADAPTER], "p", 0.0) if self.training else 0.0
         base, lengths_O = self.base_layer, self.magnitude()
-        if is_quantized(base):
-            return self._quantized(x, a_RI, b_OR, scaling, drop)
         if lengths_O is None:
             return adapted_linear(x, base.weight, base.bias, a_RI, b_OR, scaling, drop)
         y = adapted_linear(x, base.weight, None, a_RI, b_OR, scaling, drop)
-        stretch_O = lengths_O / row_lengths(base.weight, a_RI, b_OR, scaling)
-        return _stretched(y, stretch_O, base.bias)
-
-    def _quantized(self, x: Tensor, a_RI: Tensor, b_OR: Tensor, scaling: float, drop: float) -> Tensor:
-        """The 4-bit product is the library's, with its own backward."""
-        base = self.base_layer
-        y = base(x)
-        wide = x.dtype if torch.is_autocast_enabled(x.device.type) else a_RI.dtype
-        dropped = nn.functional.dropout(x.to(wide), drop) if drop else x.to(wide)
-        low = nn.functional.linear(dropped, a_RI) * scaling
-        change = nn.functional.linear(low, b_OR)
-        lengths_O = self.magnitude()
-        if lengths_O is None:
-            return (y + change).to(y.dtype)
         stretch_O = lengths_O / row_lengths(plain_weight(base), a_RI, b_OR, scaling)
-        unbiased = y if base.bias is None else y - base.bias.to(y.dtype)
-        return _stretched((unbiased + change).to(y.dtype), stretch_O, base.bias)
-
-
-def _stretched(y: Tensor, stretch_O: Tensor, bias_O: Tensor | None) -> Tensor:
-    stretched = y * stretch_O
-    return (stretched if bias_O is None else stretched + bias_O).to(y.dtype)
+        stretched = y * stretch_O
+        return (stretched if base.bias is None else stretched + base.bias).to(y.dtype)
 
 
 def adopt(layer: Linear) -> AdaptedLinear:

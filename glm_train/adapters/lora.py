@@ -25,7 +25,7 @@ from glm_train.adapters.record import (
     restore_adapter_tensors,
 )
 from glm_train.adapters.settings import LoraSettings, check_settings, token_ids
-from glm_train.adapters.targets import adapted_names, short_names, whole_names
+from glm_train.adapters.targets import HEAD, TIED, adapted_names, is_tied, short_names, whole_names
 from glm_train.adapters.trained import add_new_tokens, check_new_tokens, train_whole
 
 __all__ = [
@@ -71,6 +71,7 @@ def install(
     from glm_train.adapters.layers import adopt, initialise
 
     ids = settings.new_tokens
+    model_dtype = model.get_input_embeddings().weight.dtype
     remember_base(model)
     _inject(model, settings, adapted)
     for name in adapted:
@@ -78,8 +79,8 @@ def install(
     model.requires_grad_(False)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name)
-    for name in whole:
-        train_whole(model.get_submodule(name))
+    for name in [*whole, *([HEAD] if TIED[0] in whole and is_tied(model) else [])]:
+        train_whole(model.get_submodule(name), model_dtype)
     tokens = add_new_tokens(model, ids, with_head=head_rows) if ids else []  # type: ignore[arg-type]
     model.train(model.training)  # the new modules too
     return remember(model, settings, list(adapted), whole, tokens)

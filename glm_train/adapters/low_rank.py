@@ -13,11 +13,13 @@ part in the factors' (fp32), rounded to W's dtype once, when they are added: wha
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from glm_train.adapters.quantize import dense
 
 
 def adapted_linear(
@@ -30,14 +32,30 @@ def adapted_linear(
     drop: float,
 ) -> Tensor:
     """y (..., O) of x (..., I). Weight and bias are constants: they get no gradient. `drop`: dropout's probability."""
+    state = getattr(weight_OI, "quant_state", None)
     device = x.device.type
     if torch.is_autocast_enabled(device):
         narrow = wide = torch.get_autocast_dtype(device)
     else:
-        narrow, wide = weight_OI.dtype, torch.promote_types(weight_OI.dtype, a_RI.dtype)
+        narrow = weight_OI.dtype if state is None else state.dtype
+        wide = torch.promote_types(narrow, a_RI.dtype)
+    how = _How(scaling, drop, narrow, wide, state)
     if torch.is_grad_enabled():
-        return _AdaptedLinear.apply(x, weight_OI, bias_O, a_RI, b_OR, scaling, drop, narrow, wide)
-    return _forward(x, weight_OI, bias_O, a_RI, b_OR, scaling, drop, narrow, wide)[0]
+        return _AdaptedLinear.apply(x, weight_OI, bias_O, a_RI, b_OR, how)
+    return _forward(x, weight_OI, bias_O, a_RI, b_OR, how)[0]
+
+
+class _How(NamedTuple):
+    """What is no tensor: of the product, its dtypes, and how a 4-bit weight is read."""
+
+    scaling: float
+    drop: float
+    narrow: torch.dtype  # of the frozen product
+    wide: torch.dtype  # of the low-rank ones
+    state: Any
+
+    def weight(self, stored: Tensor) -> Tensor:
+        return dense(stored, self.state).to(self.narrow)
 
 
 def _forward(
@@ -46,23 +64,21 @@ def _forward(
     bias_O: Tensor | None,
     a_RI: Tensor,
     b_OR: Tensor,
-    scaling: float,
-    drop: float,
-    narrow: torch.dtype,
-    wide: torch.dtype,
+    how: _How,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """y, drop(x) A^T (N, R), and dropout's mask (N, I)."""
+    wide = how.wide
     x_NI = x.reshape(-1, x.shape[-1])
-    bias_O = None if bias_O is None else bias_O.to(narrow)
-    y_NO = torch.nn.functional.linear(x_NI.to(narrow), weight_OI.to(narrow), bias_O)
+    bias_O = None if bias_O is None else bias_O.to(how.narrow)
+    y_NO = torch.nn.functional.linear(x_NI.to(how.narrow), how.weight(weight_OI), bias_O)
     mask_NI = None
     x_NI = x_NI.to(wide)
-    if drop:
-        mask_NI, share = _kept(x_NI, drop)
+    if how.drop:
+        mask_NI, share = _kept(x_NI, how.drop)
         x_NI = x_NI * mask_NI.to(wide)
         a_RI = a_RI / share
     low_NR = x_NI @ a_RI.to(wide).t()
-    y_NO = y_NO.to(wide).addmm_(low_NR, b_OR.to(wide).t(), alpha=scaling).to(narrow)
+    y_NO = y_NO.to(wide).addmm_(low_NR, b_OR.to(wide).t(), alpha=how.scaling).to(how.narrow)
     return y_NO.view(*x.shape[:-1], -1), low_NR, mask_NI
 
 
@@ -93,40 +109,38 @@ class _AdaptedLinear(torch.autograd.Function):
         bias_O: Tensor | None,
         a_RI: Tensor,
         b_OR: Tensor,
-        scaling: float,
-        drop: float,
-        narrow: torch.dtype,
-        wide: torch.dtype,
+        how: _How,
     ) -> Tensor:
-        y, low_NR, mask_NI = _forward(x, weight_OI, bias_O, a_RI, b_OR, scaling, drop, narrow, wide)
+        y, low_NR, mask_NI = _forward(x, weight_OI, bias_O, a_RI, b_OR, how)
         ctx.save_for_backward(x, weight_OI, a_RI, b_OR, low_NR, mask_NI)
-        ctx.scaling, ctx.drop, ctx.narrow, ctx.wide = scaling, drop, narrow, wide
+        ctx.how = how
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight_OI, a_RI, b_OR, low_NR, mask_NI = ctx.saved_tensors
-        narrow, wide = ctx.narrow, ctx.wide
+        how: _How = ctx.how
+        wide = how.wide
         x_NI, grad_NO = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
         wide_grad_NO = grad_NO.to(wide)
-        pull_NR = (wide_grad_NO @ b_OR.to(wide)).mul_(ctx.scaling)
+        pull_NR = (wide_grad_NO @ b_OR.to(wide)).mul_(how.scaling)
         dropped_NI = x_NI.to(wide)
         if mask_NI is not None:
             wide_mask_NI = mask_NI.to(wide)
             dropped_NI = dropped_NI * wide_mask_NI
-            pull_NR /= _share_kept(ctx.drop)
+            pull_NR /= _share_kept(how.drop)
         a_grad = (pull_NR.t() @ dropped_NI).to(a_RI.dtype)
-        b_grad = (wide_grad_NO.t() @ low_NR).mul_(ctx.scaling).to(b_OR.dtype)
+        b_grad = (wide_grad_NO.t() @ low_NR).mul_(how.scaling).to(b_OR.dtype)
         x_grad = None
         if ctx.needs_input_grad[0]:
-            through_NI = (grad_NO.to(narrow) @ weight_OI.to(narrow)).to(wide)
+            through_NI = (grad_NO.to(how.narrow) @ how.weight(weight_OI)).to(wide)
             if mask_NI is None:
                 through_NI.addmm_(pull_NR, a_RI.to(wide))
             else:
                 through_NI.addcmul_(pull_NR @ a_RI.to(wide), wide_mask_NI)
             x_grad = through_NI.to(x.dtype).view(x.shape)
-        return x_grad, None, None, a_grad, b_grad, None, None, None, None
+        return x_grad, None, None, a_grad, b_grad, None
 
 
 @torch.no_grad()

@@ -60,12 +60,17 @@ def is_quantized(layer: nn.Module) -> bool:
 
 def plain_weight(layer: nn.Module) -> Tensor:
     """The weight (O, I) of a linear layer; of a 4-bit one, a copy in 16 or 32 bits."""
-    if not is_quantized(layer):
-        return layer.weight  # type: ignore[return-value]
+    weight: Any = layer.weight
+    return dense(weight, getattr(weight, "quant_state", None))
+
+
+def dense(weight: Tensor, quant_state: Any) -> Tensor:
+    """The weight as the matrix (O, I) that it stands for: itself where `quant_state` is None."""
+    if quant_state is None:
+        return weight
     from bitsandbytes.functional import dequantize_4bit
 
-    weight: Any = layer.weight
-    return dequantize_4bit(weight.data, weight.quant_state)
+    return dequantize_4bit(weight.data, quant_state)
 
 
 def unquantized(layer: Any) -> nn.Linear:
@@ -99,4 +104,7 @@ def _quantized(bitsandbytes: Any, layer: nn.Linear, device: torch.device) -> nn.
         module=made,
     )
     made.bias = layer.bias
+    # In evaluation mode on some CPUs the library would repack the weight for good, in a form that has no backward and
+    # does not come back the same.
+    made.support_avx512bf16_for_cpu = False
     return made.to(device).train(layer.training)

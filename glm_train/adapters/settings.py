@@ -11,6 +11,7 @@ from glm_train.errors import ConfigError, nearest
 #: `gaussian`: A normal with deviation 1/r, B zero; `pissa`: the r largest singular triplets of the weight
 #: (arXiv 2404.02948); `olora`: the first r columns of its QR decomposition (arXiv 2406.01775).
 INITIAL_VALUES = ("default", "gaussian", "pissa", "olora")
+SPLITS = ("pissa", "olora")  # those that start from parts of the weight
 MOST_RANK = 65536
 
 
@@ -19,7 +20,7 @@ class LoraSettings:
     """One LoRA adapter.
 
     Arguments:
-        r: the rank of the change of each weight; a rank above the weight's own sides is refused by `add_adapter`.
+        r: the rank of the change of each weight.
         alpha: the change is B A alpha / r, or B A alpha / sqrt(r) with `rslora` (arXiv 2312.03732).
         dropout: probability with which an input of the low-rank path is zeroed in training.
         targets: names of linear layers, as PEFT matches them: `q_proj`, `mlp.down_proj`, or a whole dotted name. None

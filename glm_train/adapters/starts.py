@@ -17,13 +17,15 @@ import math
 import torch
 from torch import Tensor, nn
 
+from glm_train.adapters.settings import SPLITS
+
 
 @torch.no_grad()
 def first_values(weight_OI: Tensor, a_RI: Tensor, b_OR: Tensor, init: str, scaling: float) -> bool:
     """Fill A and B in place. True where the adapter's own start has to be taken off (`pissa`, `olora`)."""
-    if init in ("pissa", "olora"):
+    if init in SPLITS:
         with torch.autocast(weight_OI.device.type, enabled=False):
-            a, b = _SPLITS[init](weight_OI.float(), len(a_RI), scaling)
+            a, b = _PARTS[init](weight_OI.float(), len(a_RI), scaling)
         a_RI.copy_(a)
         b_OR.copy_(b)
         return True
@@ -48,4 +50,4 @@ def _olora(weight_OI: Tensor, rank: int, scaling: float) -> tuple[Tensor, Tensor
     return r[:rank], q[:, :rank]
 
 
-_SPLITS = {"pissa": _pissa, "olora": _olora}
+_PARTS = {"pissa": _pissa, "olora": _olora}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from glm_train.adapters.settings import LoraSettings
+from glm_train.adapters.settings import SPLITS, LoraSettings
 from glm_train.errors import ConfigError, nearest
 from glm_train.model.norm import GlmRMSNorm
 
@@ -37,11 +37,12 @@ def adapted_names(model: nn.Module, settings: LoraSettings) -> list[str]:
     _require_matches("adapter.targets", targets, linears, "linear layer")
     chosen = [name for name in linears if any(matches(name, target) for target in targets)]
     faults = [_refusal(model, name, settings) for name in chosen]
-    for name in chosen:
+    for name in chosen if settings.init in SPLITS else ():
         if (side := min(linears[name].in_features, linears[name].out_features)) < settings.r:
             faults.append(
                 f"adapter.r is {settings.r}, but {name} is {linears[name].out_features} x "
-                f"{linears[name].in_features}: a rank above {side} is no restriction; lower adapter.r"
+                f"{linears[name].in_features}: adapter.init={settings.init} takes at most {side} parts of it;"
+                " lower adapter.r"
             )
             break
     if faults := [fault for fault in faults if fault]:

@@ -45,9 +45,8 @@ _WIDE: dict[type, type] = {nn.Linear: WideLinear, nn.Embedding: WideEmbedding, G
 _PLAIN = {wide: plain for plain, wide in _WIDE.items()}
 
 
-def train_whole(part: nn.Module) -> None:
-    """Make all parameters of a linear layer, an embedding or a norm trained fp32 ones."""
-    narrow = next(part.parameters()).dtype
+def train_whole(part: nn.Module, narrow: torch.dtype) -> None:
+    """Make all parameters of a linear layer, an embedding or a norm trained fp32 ones, in a model of dtype `narrow`."""
     for parameter in part.parameters():
         # In place, so that a tied weight stays tied.
         parameter.data = parameter.data.float()

@@ -57,7 +57,8 @@ def linear_cross_entropy(
             costs backward one pass over the V x H gradient.
         chunk_rows: rows whose logits exist at a time; by default as many as fit 128 MiB on a CPU, 640 MiB elsewhere.
 
-    Under autocast the operands are cast as `F.linear` does, except on a CPU, where fp32 operands stay fp32.
+    Under autocast the operands are cast as `F.linear` does, except on a CPU, where fp32 operands stay fp32. Without it
+    hidden states may be narrower than the weight (a head trained in fp32 on a frozen bf16 model), and are widened.
     fp64 operands give an fp64 result.
     """
     hidden_MH, compute_dtype = _operands(hidden_MH, weight_VH, targets_M)
@@ -179,7 +180,7 @@ def _operands(hidden_MH: Tensor, weight_VH: Tensor, targets_M: Tensor) -> tuple[
     assert targets_M.dtype == torch.int64, f"targets are int64 class ids, not {targets_M.dtype}"
     device = hidden_MH.device.type
     autocast = torch.is_autocast_enabled(device)
-    assert autocast or hidden_MH.dtype == weight_VH.dtype, (
+    assert autocast or torch.promote_types(hidden_MH.dtype, weight_VH.dtype) == weight_VH.dtype, (
         f"{hidden_MH.dtype} and {weight_VH.dtype} do not mix"
     )
     dtype = torch.get_autocast_dtype(device) if autocast and device != "cpu" else weight_VH.dtype

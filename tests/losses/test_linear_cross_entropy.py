@@ -206,6 +206,19 @@ def test_operands_that_do_not_fit_are_refused() -> None:
             linear_cross_entropy(*operands)
 
 
+def test_a_wide_head_on_a_narrow_model_widens_the_hidden_states() -> None:
+    hidden_MH, weight_VH, targets_M = _inputs(97, 1.0, torch.float32)
+    narrow_MH = hidden_MH.detach().bfloat16().requires_grad_(True)
+    loss = linear_cross_entropy(narrow_MH, weight_VH, targets_M)
+    torch.testing.assert_close(
+        loss, linear_cross_entropy(narrow_MH.detach().float(), weight_VH, targets_M), rtol=0, atol=0
+    )
+    loss.backward()
+    assert narrow_MH.grad is not None
+    assert narrow_MH.grad.dtype == torch.bfloat16
+    assert narrow_MH.grad.abs().sum() > 0
+
+
 class _Allocations(TorchDispatchMode):
     """Records the size in elements of every storage that an operation makes new."""
 
