@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import unicodedata
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
@@ -40,6 +39,7 @@ from glm_train.data.sequence_targets import (
     class_weights,
     given_labels,
     in_order,
+    looks,
     shown,
 )
 from glm_train.errors import ConfigError, DataError, nearest
@@ -47,6 +47,7 @@ from glm_train.errors import ConfigError, DataError, nearest
 __all__ = ["PROBLEM_TYPES", "SequenceLabels", "class_weights", "discover_labels", "given_labels"]
 
 MOST_LABELS = 1000  # different ones that are found; more are probably texts, or numbers to be predicted
+FEW_RECORDS = 20  # with fewer, each may have a label of its own
 _FILE_NAME = "labels.json"
 _DECIMAL_COMMA = re.compile(r"[-+]?[0-9]+,[0-9]+")
 Place = tuple[Path, int]
@@ -225,7 +226,7 @@ class _Survey:
             return SequenceLabels(names, problem, examples=self.examples)
         fixed = self.known is not None
         if not fixed:
-            self._refuse_too_many()
+            self._refuse_too_many(problem)
             self._refuse_decimal_commas()
             self._refuse_lookalikes()
         ordered = self.known.names if self.known is not None else in_order(list(self.names))
@@ -251,12 +252,14 @@ class _Survey:
             return "regression"
         return "multi_label" if self.listed else "single_label"
 
-    def _refuse_too_many(self) -> None:
-        if self.overflow is not None:
+    def _refuse_too_many(self, problem: str) -> None:
+        found, place = f"more than {MOST_LABELS:,} different labels", self.overflow
+        if place is None and problem == "single_label" and len(self.names) == self.examples >= FEW_RECORDS:
+            found, place = "no label occurs twice", next(iter(self.places.values()))
+        if place is not None:
             raise DataError(
-                f"{_at(self.overflow)}: more than {MOST_LABELS:,} different labels: {shown(list(self.names)[:3])} and"
-                " so on. Is data.label_key the right column? Set task.problem=regression to predict numbers, or name"
-                " all labels with task.labels."
+                f"{_at(place)}: {found}: {shown(list(self.names)[:3])} and so on. Is data.label_key the right"
+                " column? Set task.problem=regression to predict numbers, or name all labels with task.labels."
             )
 
     def _refuse_decimal_commas(self) -> None:
@@ -274,19 +277,12 @@ class _Survey:
     def _refuse_lookalikes(self) -> None:
         first: dict[Hashable, str] = {}
         for name in self.names:
-            other = first.setdefault(_looks(name), name)
+            other = first.setdefault(looks(name), name)
             if other != name:
                 raise DataError(
                     f"{_at(self.places[name])}: the label {name!r} looks like {other!r} of {_at(self.places[other])}"
                     " and would be another class. Write both alike, or name all labels with task.labels."
                 )
-
-
-def _looks(name: str) -> Hashable:
-    """Equal for labels that a reader takes for the same: other case, width or white space; 1 and 1.0."""
-    if is_number(name):
-        return Decimal(name)
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def _is_whole(number: str) -> bool:

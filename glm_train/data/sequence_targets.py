@@ -11,7 +11,8 @@ Names stand in sorted order, numbers by value; or in the order of `task.labels`,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -146,6 +147,13 @@ def in_order(names: Sequence[str]) -> tuple[str, ...]:
     if all(map(is_number, names)):
         return tuple(sorted(names, key=lambda name: (Decimal(name), name)))
     return tuple(sorted(names))
+
+
+def looks(name: str) -> Hashable:
+    """Equal for labels that a reader takes for the same: other case, width or white space; 1 and 1.0."""
+    if is_number(name):
+        return Decimal(name)
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def shown(names: Sequence[str], *, quoted: bool = True) -> str:

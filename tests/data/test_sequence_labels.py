@@ -143,6 +143,14 @@ def test_too_many_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(found(tmp_path, list("abcde"), labels=list("abcde")).names) == 5
 
 
+def test_label_of_its_own_for_each_record(tmp_path: Path) -> None:
+    texts = [f"text {i}" for i in range(20)]
+    assert ":1: no label occurs twice: 'text 0', 'text 1', 'text 2' and so on" in refusal(tmp_path, texts)
+    assert len(found(tmp_path, texts[1:]).names) == 19
+    assert len(found(tmp_path, [*texts, "text 0"]).names) == 20
+    assert found(tmp_path, [*range(20), 0.5]).problem == "regression"
+
+
 def test_faulty_records_are_passed_over(tmp_path: Path) -> None:
     assert found_csv(tmp_path, ["a", "", "b", "c,d"], on_error="skip").counts == (1, 1)
 
