@@ -23,7 +23,7 @@ from glm_train.data.store import ExampleStore, ExampleWriter, is_complete, train
 from glm_train.data.streamed import FILE_NAME, StreamedStore, StreamedWriter, check_streamable, file_state
 from glm_train.data.tally import Tally
 from glm_train.errors import ConfigError, DataError, nearest
-from glm_train.text.chat import encode_chat
+from glm_train.text.chat import encode_chat_packed
 from glm_train.text.tokenizer import GlmTokenizer
 
 CACHE_VERSION = 3
@@ -218,7 +218,7 @@ class ChatEncoder:
     stop_token: str
 
     def __call__(self, value: dict[str, Any]) -> list[Encoded]:
-        chat = encode_chat(
+        chat = encode_chat_packed(
             self.tokenizer,
             parse_chat(value, self.format),
             train_on=self.train_on,
@@ -226,12 +226,12 @@ class ChatEncoder:
             truncation=self.truncation,
             stop_token=self.stop_token,
         )
-        labels = np.asarray(chat.labels, np.int32)
+        labels = np.frombuffer(chat.labels, np.int32)
         trained = trained_tokens(labels)
         if trained == 0:
             return [Encoded(dropped="no token of it is trained")]
         return [
-            Encoded(np.asarray(chat.input_ids, np.int32), labels, trained, chat.dropped_messages, chat.cut)
+            Encoded(np.frombuffer(chat.input_ids, np.int32), labels, trained, chat.dropped_messages, chat.cut)
         ]
 
     def settings(self) -> dict[str, Any]:

@@ -28,6 +28,7 @@ which tokenises header and content apart, where content begins with white space 
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -38,7 +39,15 @@ from glm_train.text.chat_truncation import ExampleTooLong, fit
 from glm_train.text.messages import Conversation, Message, check_messages
 from glm_train.text.tokenizer import GlmTokenizer
 
-__all__ = ["ChatTokens", "Conversation", "ExampleTooLong", "Message", "encode_chat", "encode_prompt"]
+__all__ = [
+    "ChatTokens",
+    "Conversation",
+    "ExampleTooLong",
+    "Message",
+    "encode_chat",
+    "encode_chat_packed",
+    "encode_prompt",
+]
 
 Truncation = Literal["oldest_turns", "error", "drop"]
 
@@ -61,6 +70,18 @@ class ChatTokens:
     cut: bool
     dropped_tokens: int = 0
     stop_positions: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PackedChat:
+    """`ChatTokens`, with `array("i")` in place of the long lists."""
+
+    input_ids: array[int]
+    labels: array[int]
+    dropped_messages: int
+    cut: bool
+    dropped_tokens: int
+    stop_positions: list[int]
 
 
 def encode_chat(
@@ -93,6 +114,34 @@ def encode_chat(
     (see `chat_thinking.py`), or in which nothing is trained; `ConfigError` for an unknown option, or
     `<|endoftext|>` where the tokenizer has none.
     """
+    chat = encode_chat_packed(
+        tokenizer,
+        conversation,
+        train_on=train_on,
+        max_length=max_length,
+        truncation=truncation,
+        stop_token=stop_token,
+    )
+    return ChatTokens(
+        chat.input_ids.tolist(),
+        chat.labels.tolist(),
+        dropped_messages=chat.dropped_messages,
+        cut=chat.cut,
+        dropped_tokens=chat.dropped_tokens,
+        stop_positions=chat.stop_positions,
+    )
+
+
+def encode_chat_packed(
+    tokenizer: GlmTokenizer,
+    conversation: Conversation,
+    *,
+    train_on: str,
+    max_length: int | None,
+    truncation: str,
+    stop_token: str,
+) -> PackedChat:
+    """`encode_chat`, with `array("i")` in place of lists, which NumPy takes over as they are."""
     _check_option("train_on", train_on, get_args(TrainOn))
     _check_option("truncation", truncation, get_args(Truncation))
     _check_option("stop_token", stop_token, get_args(StopToken))
@@ -112,7 +161,7 @@ def encode_chat(
                 f"the conversation has {size} tokens, and data.max_length is {max_length};"
                 " raise it, shorten the conversation, or set data.truncation=oldest_turns"
             )
-    return ChatTokens(
+    return PackedChat(
         example.input_ids,
         example.labels,
         dropped_messages=len(conversation.messages) - example.messages,
@@ -137,14 +186,16 @@ def encode_prompt(tokenizer: GlmTokenizer, conversation: Conversation) -> list[i
         raise DataError(
             "no message to answer; the last one before the answer must be a user's or an observation"
         )
-    return chat_format(tokenizer).encode_prompt(Conversation(tuple(messages), conversation.tools)).ids
+    return (
+        chat_format(tokenizer).encode_prompt(Conversation(tuple(messages), conversation.tools)).ids.tolist()
+    )
 
 
 def _up_to_last_assistant(conversation: Conversation) -> Conversation:
     messages = tuple(conversation.messages)
     for end in range(len(messages), 0, -1):
         if messages[end - 1].role == "assistant":
-            return replace(conversation, messages=messages[:end])
+            return conversation if end == len(messages) else replace(conversation, messages=messages[:end])
     raise DataError(
         "no assistant message, so there is nothing to train; add the answer, or leave the record out"
     )

@@ -4,10 +4,11 @@ tokenised, with the places where the model writes."""
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from glm_train.errors import CheckpointError, DataError
 from glm_train.text.chat_probe import CURE, TemplateProbe, short
@@ -36,17 +37,16 @@ class EncodedChat:
     """Token ids of a conversation. For each message but the system's: `starts` the index of its role token,
     `written` the first index that the model writes, where it is the model's."""
 
-    ids: list[int]
+    ids: array[int]
     starts: list[int]
     written: list[int]
 
 
-@dataclass(frozen=True)
-class _Turn:
+class _Turn(NamedTuple):
     """A rendered message that is not the system's: its place in the record, and where its text begins and ends
     in the protected text. `whole` is false where its reasoning was left out."""
 
-    index: int
+    place: int
     message: Message
     begin: int
     end: int
@@ -67,7 +67,9 @@ class ChatFormat:
                 raise CheckpointError(f"{tokenizer!r} has no <|{role}|> token: it is no GLM-4 chat tokenizer")
             self.role_ids[role] = id_
         self.end_of_text = special.get("<|endoftext|>")
-        self._encode_words = word_encoder(tokenizer)
+        self._turn_roles = {id_ for role, id_ in self.role_ids.items() if role != "system"}
+        self._words = word_encoder(tokenizer)
+        self._encode_words = self._words.encode if self._words else tokenizer.encode_plain
         self._special = special
         self._control = re.compile(
             "(" + "|".join(map(re.escape, sorted(special, key=len, reverse=True))) + ")"
@@ -93,7 +95,7 @@ class ChatFormat:
             opens = turns[i - 1].message.role != "assistant"  # behind its own words the model has no prompt
             if turn.whole and (not opens or rendered.protected.startswith(given, turn.begin)):
                 if not last and not self.probe.history_is_fixed(with_tools):
-                    raise DataError(f"messages[{turn.index}]: {HISTORY_CHANGES}")
+                    raise DataError(f"messages[{turn.place}]: {HISTORY_CHANGES}")
                 if opens and given:
                     borders[i] = turn.begin + len(given)
             elif (
@@ -104,7 +106,7 @@ class ChatFormat:
                 return self._encode_reasoning(conversation, rendered, turn, given)
             else:
                 reason = why_not_served(turn.message, given, last=last)
-                raise DataError(f"messages[{turn.index}]: {reason}")
+                raise DataError(f"messages[{turn.place}]: {reason}")
         return self._tokenize(rendered, turns, head, borders)
 
     def encode_prompt(self, conversation: Conversation) -> EncodedChat:
@@ -145,10 +147,14 @@ class ChatFormat:
         if written != [message.role for _, message in said]:
             raise DataError(self._why_other_turns(said, written, add_generation_prompt))
         ends = [*(header.start() for header in headers[1:]), len(text)]
-        turns = [
-            self._check_turn(rendered, _Turn(i, message, header.end(), end))
-            for (i, message), header, end in zip(said, headers, ends, strict=True)
-        ]
+        turns = []
+        for (i, message), header, end in zip(said, headers, ends, strict=True):
+            turn = _Turn(i, message, header.end(), end)
+            # Nearly all are plain and stand there as they are; nothing of them is copied.
+            plain = not message.metadata and rendered.sentinel is None
+            if not plain or text.find(message.content.strip(), turn.begin, end) < 0:
+                turn = self._check_turn(rendered, turn)
+            turns.append(turn)
         if messages[0].role == "system" and messages[0].content.strip():
             if not self.probe.writes("system"):
                 raise DataError(f"messages[0]: {self.probe.name} writes no system messages; {CURE}")
@@ -162,17 +168,17 @@ class ChatFormat:
         if message.metadata:
             if not self.probe.writes("tool call"):
                 raise DataError(
-                    f"messages[{turn.index}]: {self.probe.name} writes no tool calls: it left out the tool's"
+                    f"messages[{turn.place}]: {self.probe.name} writes no tool calls: it left out the tool's"
                     f" name, {short(message.metadata)}; {CURE}"
                 )
             _, name, body = body.partition(message.metadata.strip())
             if not name:
-                raise DataError(self._changed(turn.index, "metadata", message.metadata))
+                raise DataError(self._changed(turn.place, "metadata", message.metadata))
         if message.content.strip() in body:
             return turn
         if has_reasoning(message) and visible(message.content) in body:
-            return _Turn(turn.index, message, turn.begin, turn.end, whole=False)
-        raise DataError(self._changed(turn.index, "content", message.content))
+            return _Turn(turn.place, message, turn.begin, turn.end, whole=False)
+        raise DataError(self._changed(turn.place, "content", message.content))
 
     def _changed(self, index: int, what: str, value: str) -> str:
         return f"messages[{index}]: {self.probe.name} changed or left out the {what} {short(value)}; {CURE}"
@@ -203,16 +209,16 @@ class ChatFormat:
         """The last answer with its reasoning, behind the prompt that asks for it."""
         shown = visible(turn.message.content)
         if not shown:
-            raise DataError(f"messages[{turn.index}]: nothing follows {CLOSE}; write the answer behind it")
+            raise DataError(f"messages[{turn.place}]: nothing follows {CLOSE}; write the answer behind it")
         prompt = self.encode_prompt(Conversation(conversation.messages[:-1], conversation.tools))
         lead, _, rest = _plain(rendered, turn.begin, turn.end).partition(shown)
         if rest.strip():
             raise DataError(
-                f"messages[{turn.index}]: {self.probe.name} leaves out the reasoning of an answer and writes"
+                f"messages[{turn.place}]: {self.probe.name} leaves out the reasoning of an answer and writes"
                 f" {short(rest)} after it, so what a server expects cannot be told; {CURE}"
             )
         answer = self.tokenizer.encode_plain(still_to_write(turn.message.content, given, lead))
-        return EncodedChat([*prompt.ids, *answer], prompt.starts, prompt.written)
+        return EncodedChat(prompt.ids + array("i", answer), prompt.starts, prompt.written)
 
     def _tokenize(
         self, rendered: Rendered, turns: Sequence[_Turn], head: int, borders: dict[int, int]
@@ -220,33 +226,31 @@ class ChatFormat:
         """The ids, tokenised apart at each of `borders` (turn -> place in the text). Role tokens are borders
         for the tokenizer already."""
         text, sentinel = rendered.protected, rendered.sentinel
-        ids = list(self._encode_head(text[:head], sentinel))
+        ids = self._encode_head(text[:head], sentinel)[:]
         cuts: dict[int, int] = {}
         for i, border in borders.items():
             ids += self._encode_text(text[head:border], sentinel)
             cuts[i], head = len(ids), border
         ids += self._encode_text(text[head:], sentinel)
-        starts: list[int] = []
-        try:
-            for turn in turns:
-                starts.append(ids.index(self.role_ids[turn.message.role], starts[-1] + 1 if starts else 0))
-        except ValueError:
-            starts = []
-        if sum(map(ids.count, (self.role_ids[role] for role in ROLES[1:]))) != len(starts):
+        roles = self._turn_roles
+        starts = [i for i, id_ in enumerate(ids) if id_ in roles]
+        if [ids[i] for i in starts] != [self.role_ids[turn.message.role] for turn in turns]:
             raise CheckpointError(
                 f"{self.tokenizer!r} does not encode role tokens as the single tokens they are"
             )
         return EncodedChat(ids, starts, [cuts.get(i, start + 1) for i, start in enumerate(starts)])
 
-    def _encode_text(self, text: str, sentinel: str | None) -> list[int]:
+    def _encode_text(self, text: str, sentinel: str | None) -> array[int]:
         """The ids of `GlmTokenizer.encode_rendered`, sooner."""
+        if self._words and sentinel is None and (whole := self._words.encode_rendered(text)) is not None:
+            return whole
         ids: list[int] = []
         for i, piece in enumerate(self._control.split(text)):
             if i % 2:
                 ids.append(self._special[piece])
             elif piece:
                 ids += self._encode_words(piece if sentinel is None else remove_sentinel(piece, sentinel))
-        return ids
+        return array("i", ids)
 
 
 @lru_cache(maxsize=8)

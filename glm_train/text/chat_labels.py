@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,7 @@ from glm_train.text.chat_format import ChatFormat
 from glm_train.text.messages import Conversation, Message
 
 IGNORE = -100
+_IGNORED = array("i", [IGNORE])
 
 TrainOn = Literal["assistant", "last_assistant", "all"]
 StopToken = Literal["role", "endoftext"]
@@ -20,8 +22,8 @@ class Example:
     """An example in the making. `starts` are the indices of the role tokens that open its non-system messages,
     `stops` those of its trained stop tokens; `messages` counts the messages that are in it."""
 
-    input_ids: list[int]
-    labels: list[int]
+    input_ids: array[int]
+    labels: array[int]
     starts: list[int]
     stops: list[int]
     messages: int
@@ -29,7 +31,7 @@ class Example:
 
     @property
     def trains(self) -> bool:
-        return self.labels.count(IGNORE) < len(self.labels)
+        return self.labels != _IGNORED * len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,11 @@ class Labeller:
         chat = self.form.encode(conversation, trained)
         ids, ends = chat.ids, [*chat.starts[1:], len(chat.ids)]
         if turns[-1].train:
-            ids = [*ids, self._last_stop(turns[-1])]
+            ids = ids + array("i", [self._last_stop(turns[-1])])
         if self.train_on == "all":
             labels = self._labels_of_all(conversation, ids, chat.starts)
         else:
-            labels = [IGNORE] * len(ids)
+            labels = _IGNORED * len(ids)
             for i in trained:
                 labels[chat.written[i] : ends[i] + 1] = ids[chat.written[i] : ends[i] + 1]
         stops = [ends[i] for i in trained]
@@ -72,20 +74,20 @@ class Labeller:
             return self.end_of_text
         return self.form.role_ids["observation" if last.is_tool_call else "user"]
 
-    def _labels_of_all(self, conversation: Conversation, ids: list[int], starts: list[int]) -> list[int]:
+    def _labels_of_all(self, conversation: Conversation, ids: array[int], starts: list[int]) -> array[int]:
         """Every token but the prefix (`[gMASK]<sop>`), which servers write, and the untrained messages. With
         the system message go the tools. The first token of all is predicted from nothing."""
         system = conversation.messages[0]
         roles = set(self.form.role_ids.values())
         first_role = next(i for i, id_ in enumerate(ids) if id_ in roles)
         first = starts[0] if system.role == "system" and not system.train else max(first_role, 1)
-        labels = [IGNORE] * first + ids[first:]
+        labels = _IGNORED * first + ids[first:]
         turns = [message for message in conversation.messages if message.role != "system"]
         for message, start, end in zip(turns, starts, [*starts[1:], len(ids)], strict=True):
             if not message.train:
                 # Its stop token goes with it, but the header that a server writes after a prompt stays.
                 end = min(end + (message.role == "assistant"), len(ids))
-                labels[start + 1 : end] = [IGNORE] * (end - start - 1)
+                labels[start + 1 : end] = _IGNORED * (end - start - 1)
         return labels
 
 

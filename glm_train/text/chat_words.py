@@ -8,6 +8,9 @@ encoded by the tokenizer only where they are new:
 
 Only for tokenizers with exactly GLM-4's expression, and for text of characters of which every version of Unicode
 says the same. Everything else goes through the tokenizer as it is.
+
+A whole rendered chat is cut at once: each control token in it is first replaced by a mark, one private-use character
+that is a word by itself, and behind which text begins and ends as it does at the borders of a text.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import chain
 from typing import Any
@@ -32,40 +36,76 @@ MAX_WORD_CHARS = 24
 
 _SPACES = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _EMOJI = range(0x1F000, 0x1FB00)
-# A blank once and no longer; and letters that are an `s` or a `k` where case does not matter.
-_UNSURE = frozenset("\u180e\u017f\u212a")
+_MARKS = [chr(code) for code in range(0xF100, 0xF120)]  # of control tokens, by their number
+# A blank once and no longer; letters that are an `s` or a `k` where case does not matter; and marks, which mean
+# nothing in ordinary text.
+_UNSURE = frozenset(["\u180e", "\u017f", "\u212a", *_MARKS])
 
 
-def word_encoder(tokenizer: GlmTokenizer) -> Callable[[str], list[int]]:
-    """`tokenizer.encode_plain`, with a memory where the tokenizer is one of GLM-4's kind."""
-    return WordEncoder(tokenizer.encode_plain).encode if _splits_as_glm(tokenizer) else tokenizer.encode_plain
+def word_encoder(tokenizer: GlmTokenizer) -> WordEncoder | None:
+    """The encoder with a memory, where the tokenizer is one of GLM-4's kind."""
+    if not _splits_as_glm(tokenizer):
+        return None
+    return WordEncoder(tokenizer.encode_plain, tokenizer.special_tokens)
 
 
 class WordEncoder:
-    """Texts to ids. `encode_plain` gives the ids of any text, and of a text the ids of its words."""
+    """Texts to ids. `encode_plain` gives the ids of any text, and of a text the ids of its words; `control` are the
+    ids of the control tokens by their spellings."""
 
-    def __init__(self, encode_plain: Callable[[str], list[int]]) -> None:
+    def __init__(
+        self, encode_plain: Callable[[str], list[int]], control: Mapping[str, int] | None = None
+    ) -> None:
         self._encode_plain = encode_plain
-        self._words = _Memory(encode_plain)
+        self._marks = _marks_of(control or {})
+        marked = {mark: _packed([(control or {})[spelling]]) for spelling, mark in self._marks.items()}
+        self._words = _Memory(encode_plain, marked)
         self._find_words = _word_pattern().findall
+        self._find_marked = _word_pattern("".join(self._marks.values())).findall
 
     def encode(self, text: str) -> list[int]:
         """The ids of ordinary text."""
         words = self._find_words(text)
-        if len("".join(words)) < len(text):  # an unsure character, of which the pattern knows nothing
+        if sum(map(len, words)) < len(text):  # an unsure character, of which the pattern knows nothing
             return self._encode_plain(text)
-        return list(chain.from_iterable(map(self._words.__getitem__, words)))
+        return self._ids_of(words).tolist()
+
+    def encode_rendered(self, text: str) -> array[int] | None:
+        """The ids of a template's text, in which each spelling of a control token is that token; None where the text
+        has an unsure character, or the control tokens cannot be told apart by marks."""
+        if not self._marks or any(map(text.__contains__, self._marks.values())):
+            return None
+        for spelling, mark in self._marks.items():
+            text = text.replace(spelling, mark)
+        words = self._find_marked(text)
+        return None if sum(map(len, words)) < len(text) else self._ids_of(words)
+
+    def _ids_of(self, words: list[str]) -> array[int]:
+        return array("i", b"".join(map(self._words.__getitem__, words)))
 
 
-class _Memory(dict[str, list[int]]):
-    """Word -> ids, of the words that are short enough to come again."""
+def _packed(ids: list[int]) -> bytes:
+    """The ids as `array("i")` holds them."""
+    return array("i", ids).tobytes()
 
-    def __init__(self, encode: Callable[[str], list[int]]) -> None:
+
+def _marks_of(control: Mapping[str, int]) -> dict[str, str]:
+    """A mark for each control token; none where one may begin inside another, so that it matters which is found."""
+    firsts = "".join({spelling[:1] for spelling in control})
+    if len(control) > len(_MARKS) or any(c in firsts for spelling in control for c in spelling[1:]):
+        return {}
+    return dict(zip(control, _MARKS, strict=False))
+
+
+class _Memory(dict[str, bytes]):
+    """Word -> packed ids, of the words that are short enough to come again. `marked` are those of the marks."""
+
+    def __init__(self, encode: Callable[[str], list[int]], marked: dict[str, bytes]) -> None:
         super().__init__()
-        self._encode = encode
+        self._encode, self._marked = encode, marked
 
-    def __missing__(self, word: str) -> list[int]:
-        ids = self._encode(word)
+    def __missing__(self, word: str) -> bytes:
+        ids = self._marked.get(word) or _packed(self._encode(word))
         if len(word) <= MAX_WORD_CHARS:
             if len(self) >= MAX_WORDS:
                 self.clear()
@@ -97,14 +137,16 @@ def _splits_as_glm(tokenizer: GlmTokenizer) -> bool:
 
 
 @cache
-def _word_pattern() -> re.Pattern[str]:
-    """GLM-4's expression, with the characters of each class written out. Others match nothing."""
+def _word_pattern(marks: str = "") -> re.Pattern[str]:
+    """GLM-4's expression, with the characters of each class written out. Others match nothing. Each of `marks` is a
+    word, and the end of the text before it."""
     letters, numbers, others = (_ranges(characters) for characters in _characters())
     joins = _SPACES.replace("\n", "").replace("\r", "") + others
     return re.compile(
         "'(?:[sStTmMdD]|[rR][eE]|[vV][eE]|[lL][lL])"
         f"|[{joins}]?[{letters}]+|[{numbers}]{{1,3}}| ?[{others}]+[\\r\\n]*"
-        f"|[{_SPACES}]*[\\r\\n]+|[{_SPACES}]+(?![^{_SPACES}])|[{_SPACES}]+"
+        f"|[{_SPACES}]*[\\r\\n]+|[{_SPACES}]+(?![^{_SPACES}{marks}])|[{_SPACES}]+"
+        + (f"|[{marks}]" if marks else "")
     )
 
 

@@ -53,10 +53,13 @@ class ControlTokens:
         self.ids = dict(ids)
         longest_first = sorted(self.ids, key=len, reverse=True)
         self._pattern = re.compile("(" + ("|".join(map(re.escape, longest_first)) or "(?!)") + ")")
+        self._firsts = {spelling[:1] for spelling in self.ids}
 
     def occur_in(self, texts: Iterable[str]) -> bool:
         """True where any of `texts` contains the spelling of a control token."""
         joined = "\0".join(texts)
+        if not any(first in joined for first in self._firsts):
+            return False
         return any(spelling in joined for spelling in self.ids)
 
     def split(self, text: str) -> list[str]:

@@ -49,6 +49,8 @@ def check_messages(messages: Sequence[Message]) -> None:
         None -> user          user -> assistant          text -> user | tool call
         tool call -> tool call | observation             observation -> observation | assistant | user
     """
+    if _take_turns(messages):
+        return
     previous: Message | None = None
     for i, message in enumerate(messages):
         _check_alone(message, f"messages[{i}]")
@@ -61,6 +63,30 @@ def check_messages(messages: Sequence[Message]) -> None:
             continue
         _check_order(previous, message, f"messages[{i}]")
         previous = message
+
+
+def _take_turns(messages: Sequence[Message]) -> bool:
+    """Whether the messages are what nearly all are, a user and an assistant in turn who say something: then no rule
+    is broken. All are looked at together, which takes a tenth of the time."""
+    roles = [message.role for message in messages]
+    begin = 1 if roles[:1] == ["system"] else 0
+    if roles[begin:] != (["user", "assistant"] * (len(roles) // 2 + 1))[: len(roles) - begin]:
+        return False
+    texts = [message.content for message in messages]
+    if any(message.metadata for message in messages) or not all(type(text) is str for text in texts):
+        return False
+    return all(texts[begin + 1 :: 2]) and not any(map(str.isspace, texts)) and is_whole("".join(texts))
+
+
+def is_whole(text: str) -> bool:
+    """Whether `text` holds no half of a surrogate pair."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_alone(message: Message, place: str) -> None:

@@ -10,6 +10,7 @@ from glm_train.errors import CheckpointError, DataError
 from glm_train.text.control import ControlTokens, choose_sentinel, plain_data, remove_sentinel
 from glm_train.text.folder import TokenizerFiles
 from glm_train.text.template import ChatTemplate, built_in_template
+from glm_train.text.template_plain import KEYS
 
 # A string's share in the size of a conversation beside its characters: its place in a list or object.
 _VALUE_SIZE = 8
@@ -66,11 +67,7 @@ class ChatRenderer:
                 raise DataError(f"{name}: expected a list of JSON objects, found {type(given).__name__}")
         template = self._template_for(tools, chat_template)
         strings: list[str] = []
-        chat = plain_data(messages, strings)
-        for i, message in enumerate(chat):
-            if not isinstance(message, dict):
-                raise DataError(f"messages[{i}]: expected a role and content, found {type(message).__name__}")
-        chat = [{key: value for key, value in message.items() if value is not None} for message in chat]
+        chat, flat = _plain_messages(messages, strings)
         tools = plain_data(tools, strings, "tools")
         for i, tool in enumerate(tools or ()):
             if not isinstance(tool, dict):
@@ -87,6 +84,7 @@ class ChatRenderer:
             add_generation_prompt=add_generation_prompt,
             variables={**self._files.named_tokens, **variables},
             size=sum(map(len, strings)) + _VALUE_SIZE * len(strings),
+            flat=flat,
         )
         return Rendered(protected if end is None else _up_to(end, protected), sentinel)
 
@@ -124,6 +122,23 @@ class ChatRenderer:
             name: ChatTemplate(source, where=f"{self._files.source}/{self._files.template_file(name)}")
             for name, source in templates.items()
         }
+
+
+def _plain_messages(messages: Sequence[Any], strings: list[str]) -> tuple[list[dict[str, Any]], bool]:
+    """Copies of the messages without the keys that hold nothing, and whether they are flat: of nothing but role,
+    content and metadata, all text. Their strings are appended to `strings`."""
+    if {*map(type, messages)} == {dict}:
+        keys = [key for message in messages for key in message]
+        values = [value for message in messages for value in message.values()]
+        if {*map(type, values)} == {str} and {*keys} <= KEYS:
+            strings += keys
+            strings += values
+            return [message.copy() for message in messages], True
+    chat = plain_data(messages, strings)
+    for i, message in enumerate(chat):
+        if not isinstance(message, dict):
+            raise DataError(f"messages[{i}]: expected a role and content, found {type(message).__name__}")
+    return [{key: value for key, value in message.items() if value is not None} for message in chat], False
 
 
 def _refuse_foreign_options(variables: Mapping[str, Any], contradiction: bool) -> None:

@@ -77,6 +77,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         current().work(500)  # filters look up attributes in loops of their own
+        if type(obj) is dict and type(argument) is str and argument in obj:  # nine in ten
+            return obj[argument]
         return super().getitem(obj, _key(argument))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
@@ -214,7 +216,11 @@ def _is_short(node: nodes.Node) -> bool:
 
 @jinja2.pass_context  # keeps jinja2 from calling it while it compiles
 def _printed(context: Any, value: Any) -> Any:
-    return current().text(value)
+    meter = current()
+    if type(value) is str:
+        meter.work(100)
+        return value
+    return meter.text(value)
 
 
 def _step(weight: Any) -> bool:

@@ -24,6 +24,7 @@ from glm_train.errors import CheckpointError, DataError
 from glm_train.text.sandbox import Sandbox
 from glm_train.text.template_guards import MAX_WIDTH, guarded, refuse_wide
 from glm_train.text.template_limits import MAX_SECONDS, LimitError, Meter, current, metered
+from glm_train.text.template_plain import PlainTemplate, plain_template
 
 MAX_SOURCE_BYTES = 64 * 1024
 MAX_OUTPUT_CHARS = 1_000_000
@@ -50,9 +51,11 @@ class ChatTemplate:
         add_generation_prompt: bool = False,
         variables: Mapping[str, Any] | None = None,
         size: int = 0,
+        flat: bool = False,
     ) -> str:
         """The text of a conversation; `variables` are further names that the template may read (`eos_token`,
-        ...). `size` is the conversation's in characters: the limits grow with it.
+        ...). `size` is the conversation's in characters: the limits grow with it. `flat` says that the messages
+        hold nothing but role, content and metadata, all text (see `template_plain.py`).
 
         Raises `CheckpointError` for a template that does not compile, and `DataError` for one that refuses
         the conversation, fails on it, or exceeds a limit (`template_limits.py`).
@@ -60,6 +63,8 @@ class ChatTemplate:
         compiled = self._compiled
         names = {"documents": None, **(variables or {}), "messages": messages, "tools": tools}
         names["add_generation_prompt"] = add_generation_prompt
+        if flat and self._plain is not None and (text := self._plain.render(names, size)) is not None:
+            return text
         refusal: DataError
         try:
             with metered(Meter(size, MAX_SECONDS)):
@@ -86,6 +91,13 @@ class ChatTemplate:
             raise CheckpointError(f"{self.where}: the template is nested too deeply") from None
         except (ValueError, TypeError, AttributeError) as error:  # a number of thousands of digits
             raise CheckpointError(f"{self.where}: not a valid Jinja template: {error}") from None
+
+    @cached_property
+    def _plain(self) -> PlainTemplate | None:
+        extensions: list[Any] = [_GenerationBlock, loop_controls]
+        environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
+        environment.globals.clear()
+        return plain_template(environment, self.source)
 
     def _refusal(self, error: Exception) -> DataError:
         line = _template_line(error)

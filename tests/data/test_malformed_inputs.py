@@ -279,12 +279,12 @@ def test_file_that_changes_while_it_is_read(
     path = write(tmp_path / "chat.jsonl", GOOD, chat(USER, ANSWER, USER, ANSWER))
     from glm_train.data import prepare
 
-    real = prepare.encode_chat
+    real = prepare.encode_chat_packed
 
     def meddle(*arguments: Any, **options: Any) -> Any:
         with path.open("a") as file:
             file.write(json.dumps(GOOD) + "\n")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(prepare, "encode_chat", meddle)
+    monkeypatch.setattr(prepare, "encode_chat_packed", meddle)
     assert "the file changed while it was read. Start again when it is complete" in refusal(path, tokenizer)

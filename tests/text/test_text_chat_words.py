@@ -14,6 +14,7 @@ from tokenizers import Regex, pre_tokenizers
 
 from glm_train.text import chat_words
 from glm_train.text.chat_words import GLM_SPLIT, WordEncoder, word_encoder
+from glm_train.text.rendering import Rendered
 from glm_train.text.tokenizer import GlmTokenizer
 from support.tiny_tokenizer import SPECIAL_TOKENS
 
@@ -49,9 +50,34 @@ ALPHABET = st.one_of(
 @settings(max_examples=200, deadline=None)
 @given(text=st.lists(ALPHABET, max_size=12).map("".join))
 def test_ids_are_those_of_the_tokenizer(tokenizer: GlmTokenizer, text: str) -> None:
-    encode = word_encoder(tokenizer)
-    assert encode != tokenizer.encode_plain
-    assert encode(text) == encode(text) == tokenizer.encode_plain(text)
+    encoder = word_encoder(tokenizer)
+    assert encoder is not None
+    assert encoder.encode(text) == encoder.encode(text) == tokenizer.encode_plain(text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.lists(ALPHABET, max_size=12).map("".join))
+def test_a_rendered_chat_is_cut_at_its_control_tokens(tokenizer: GlmTokenizer, text: str) -> None:
+    encoder = word_encoder(tokenizer)
+    assert encoder is not None
+    ids = encoder.encode_rendered(text)
+    assert ids is None or ids.tolist() == tokenizer.encode_rendered(Rendered(text))
+    if text.isascii():
+        assert ids is not None
+
+
+def test_a_mark_in_the_text_is_no_control_token(tokenizer: GlmTokenizer) -> None:
+    encoder = word_encoder(tokenizer)
+    assert encoder is not None
+    for mark in chat_words._MARKS:
+        assert encoder.encode_rendered(f"<|user|>\n{mark}") is None
+        assert encoder.encode(f"a{mark}") == tokenizer.encode_plain(f"a{mark}")
+
+
+def test_control_tokens_inside_one_another_get_no_marks() -> None:
+    for spellings in (["<a>", "<a><b>"], ["<<a", "<a>"], ["ab", "ba"], [f"<{n}>" for n in range(99)]):
+        encoder = WordEncoder(lambda text: [1] * len(text), dict.fromkeys(spellings, 7))
+        assert encoder.encode_rendered("text") is None
 
 
 def test_only_new_words_reach_the_tokenizer() -> None:
@@ -94,7 +120,7 @@ def test_tokenizers_of_another_kind_are_left_alone(tmp_path: Path, old: str, new
     assert old in text
     path.write_text(re.sub(re.escape(old), new.replace("\\", "\\\\"), text), encoding="utf-8")
     other = GlmTokenizer.from_pretrained(tmp_path)
-    assert word_encoder(other) == other.encode_plain
+    assert word_encoder(other) is None
 
 
 def test_a_further_added_token_is_not_cut_through(tmp_path: Path) -> None:
@@ -106,4 +132,4 @@ def test_a_further_added_token_is_not_cut_through(tmp_path: Path) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
     other = GlmTokenizer.from_pretrained(tmp_path)
     assert len(other.encode_plain("a<think>b")) == 3
-    assert word_encoder(other) == other.encode_plain
+    assert word_encoder(other) is None

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from glm_train.data.formats.plain import plain_conversation
 from glm_train.data.formats.tools import Tools, merge_tools, read_tool_calls, read_tools
 from glm_train.data.formats.turns import Turn, assemble, with_system
 from glm_train.data.formats.values import json_in, kind, list_of, text_of
@@ -32,6 +33,7 @@ ROLES = {
     "tool": "observation",
     "observation": "observation",
 }
+PLAIN_ROLES = {role: role for role in ("system", "user", "assistant")}
 READ_KEYS = ("role", "content", "metadata", "tool_calls", "tools", "train", "weight", "tool_call_id")
 IGNORED_KEYS = ("name", "id", "index", "timestamp")
 _CURES = {
@@ -48,6 +50,10 @@ def parse_messages(value: dict[str, Any]) -> Conversation:
         DataError: without a place; the message is named in the text, as in `messages[2]`.
     """
     entries = list_of(value.get("messages"), "`messages`", "messages")
+    if value.get("tools") is None and value.get("system") is None:
+        plain = plain_conversation(entries, "role", "content", PLAIN_ROLES)
+        if plain is not None:
+            return plain
     turns, tools = read_messages(entries, "messages", read_tools(value.get("tools"), "tools"))
     return assemble(with_system(turns, text_of(value, "system", optional=True)), tools)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from glm_train.data.formats.messages import read_messages, read_train
+from glm_train.data.formats.plain import plain_conversation
 from glm_train.data.formats.tools import read_function_call, read_tools
 from glm_train.data.formats.turns import Turn, assemble, with_system
 from glm_train.data.formats.values import json_in, kind, list_of, text_of
@@ -31,6 +32,9 @@ ROLES = {
     "tool": "observation",
     "system": "system",
 }
+PLAIN_ROLES = {
+    name: role for name, role in ROLES.items() if name != "function_call" and role != "observation"
+}
 READ_KEYS = ("from", "value", "train", "weight")
 
 
@@ -41,6 +45,10 @@ def parse_sharegpt(value: dict[str, Any]) -> Conversation:
         DataError: without a place in the file; the message is named, as in `conversations[2]`.
     """
     entries = list_of(value.get("conversations"), "`conversations`", "messages")
+    if value.get("tools") is None and value.get("system") is None:
+        plain = plain_conversation(entries, "from", "value", PLAIN_ROLES)
+        if plain is not None:
+            return plain
     tools = read_tools(value.get("tools"), "tools")
     if isinstance(entries[0], dict) and entries[0].get("role") is not None:
         turns, tools = read_messages(entries, "conversations", tools)
