@@ -100,6 +100,8 @@ def discover_tags(
     if not together.types and not may_be_empty:
         names = ", ".join(map(str, paths))
         raise DataError(f"{names}: no word is in an entity, so there is nothing to learn. Check the tags.")
+    if together.scheme != PLAIN and not may_be_empty:
+        _refuse_lookalikes(together.types)
     return together
 
 
@@ -132,6 +134,17 @@ def _together(found: list[tuple[Path, TagsFound]]) -> TagsFound:
             f"{first}: every word has the tag {next(iter(types))!r}. Set data.tag_column to the column of the tags."
         )
     return TagsFound(dict(sorted(types.items())), scheme, 0, sum(tags.records for _, tags in found))
+
+
+def _refuse_lookalikes(types: dict[str, int]) -> None:
+    spellings: dict[str, str] = {}
+    for name, count in types.items():
+        other = spellings.setdefault(name.casefold(), name)
+        if other != name:
+            raise DataError(
+                f"the types {other!r} ({types[other]:,} entities) and {name!r} ({count:,}) differ in case alone. Write"
+                " them alike, or name the labels of both in task.labels."
+            )
 
 
 def _read_file(

@@ -104,6 +104,11 @@ def test_one_plain_tag_is_the_wrong_column(tmp_path: Path) -> None:
     assert discover_tags(paths, reader=TokenReader(tag_column=1)).types == {"x": 1}
 
 
+def test_types_that_differ_in_case_alone(tmp_path: Path) -> None:
+    paths = write(tmp_path, "A\tB-Per\n\nB\tB-PER\nC\tB-PER\n")
+    assert "the types 'PER' (2 entities) and 'Per' (1) differ in case alone" in refusal(paths)
+
+
 def test_unknown_scheme(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.scheme='iob3' is unknown.*Did you mean 'iob"):
         discover_tags(write(tmp_path, IOB2), scheme="iob3")
