@@ -74,6 +74,21 @@ def test_pair_is_one_document(tokenizer: GlmTokenizer, pair: tuple[str, str]) ->
     assert not cut
 
 
+@pytest.mark.parametrize(("side", "truncation"), [("right", "end"), ("left", "start")])
+def test_ids_are_those_of_transformers(
+    tokenizer: GlmTokenizer, tmp_path: Path, side: str, truncation: str
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer.save_pretrained(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path, truncation_side=side)
+    for text in ("Hello, world", " a\n\nb ", "北京今天晴，三十一度。", "x" * 50):
+        assert sequence_ids(tokenizer, text)[0] == theirs(text)["input_ids"]
+        cut = theirs(text, truncation=True, max_length=5)["input_ids"]
+        assert sequence_ids(tokenizer, text, None, 5, truncation)[0] == cut
+        assert sequence_ids(tokenizer, text, "why?")[0] == theirs(text + "\nwhy?")["input_ids"]
+
+
 def test_control_spellings_stay_text(tokenizer: GlmTokenizer) -> None:
     ids, _ = sequence_ids(tokenizer, "a <|user|> b", "<|endoftext|>")
     body = ids[len(ids) - len(tokenizer.encode_plain("a <|user|> b\n<|endoftext|>")) :]
