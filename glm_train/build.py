@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import logging
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 
-from glm_train.build_data import config_changes
+from glm_train.build_data import PreparedData
+from glm_train.build_model import device_type
+from glm_train.build_task import TARGET_RULES, best_metric
+from glm_train.callbacks.best import Best, BestModel
 from glm_train.callbacks.csv_logger import CsvLogger
 from glm_train.callbacks.loggers import tensorboard_logger, wandb_logger
 from glm_train.callbacks.metrics import MetricsLogger
 from glm_train.callbacks.peak_flops import peak_flops
 from glm_train.callbacks.preemption import StopOnSignal
 from glm_train.callbacks.progress import ProgressReport
-from glm_train.callbacks.resume import Resumed, ResumeState
+from glm_train.callbacks.resume import Resumed, ResumeState, trained_weights
 from glm_train.callbacks.validation import ValidationSchedule
-from glm_train.checkpoint.pretrained import GlmForCausalLM
+from glm_train.checkpoint.pretrained import Pretrained
 from glm_train.config.schema import TensorBoardLogger, WandbLogger
 from glm_train.data.datamodule import GlmDataModule
-from glm_train.data.store import ExampleStore
-from glm_train.errors import ConfigError
 from glm_train.model.flops import training_flops
-from glm_train.optim.groups import parameter_groups
-from glm_train.optim.optimizers import build_optimizer
-from glm_train.optim.schedules import schedule_factor
-from glm_train.parallel.parallelize import parallelize
 from glm_train.run_folder import RunFolder
 from glm_train.run_plan import RunPlan
-from glm_train.tasks.chat import ChatTask
 
 if TYPE_CHECKING:
     from glm_train.config.schema import RunConfig
@@ -39,64 +36,11 @@ if TYPE_CHECKING:
 _PRECISION = {"fp32": "32-true", "bf16-mixed": "bf16-mixed"}
 
 
-def device_type(config: RunConfig) -> str:
-    """`cpu` or `cuda`; refuses a GPU that is not there."""
-    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("trainer.accelerator=gpu: torch sees no GPU here; use trainer.accelerator=cpu")
-    return "cuda" if config.trainer.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def build_model(config: RunConfig) -> GlmForCausalLM:
-    """The model with its weights in fp32, ready to be trained."""
-    if config.model.attention == "varlen" and (
-        device_type(config) == "cpu" or config.trainer.precision == "fp32"
-    ):
-        raise ConfigError(
-            "model.attention=varlen needs a GPU and trainer.precision=bf16-mixed; use model.attention=auto"
-        )
-    if config.model.attention == "flex" and device_type(config) == "cpu":
-        raise ConfigError(
-            "model.attention=flex: torch cannot train with it on a CPU; use model.attention=auto"
-        )
-    changes = config_changes(config)
-    model = GlmForCausalLM.from_pretrained(config.model.path, dtype=torch.float32, **changes).train()
-    model.model.set_attention(config.model.attention)
-    parallelize(
-        model,
-        activation_checkpointing=config.parallel.activation_checkpointing,
-        compile=config.parallel.compile,
-    )
-    return model
-
-
-def build_task(config: RunConfig, model: GlmForCausalLM, plan: RunPlan) -> ChatTask:
-    optim, schedule = config.optim, config.schedule
-
-    def optimizer(module: torch.nn.Module) -> torch.optim.Optimizer:
-        groups = parameter_groups(module, optim.weight_decay)
-        return build_optimizer(optim.name, groups, lr=optim.lr, betas=optim.betas, eps=optim.eps)
-
-    def learning_rate(step: int) -> float:
-        return optim.lr * schedule_factor(
-            schedule.name,
-            step,
-            total_steps=plan.total_steps,
-            warmup_steps=schedule.resolve_warmup(plan.total_steps),
-            min_lr_ratio=schedule.min_lr_ratio,
-            decay_ratio=schedule.decay_ratio,
-        )
-
-    learning_rate(0)  # a schedule that does not fit the run is refused here, before anything is written
-    return ChatTask(model, optimizer=optimizer, learning_rate=learning_rate, clip_norm=optim.clip_norm)
-
-
-def build_datamodule(
-    config: RunConfig, plan: RunPlan, train: ExampleStore, validation: ExampleStore | None, start_step: int
-) -> GlmDataModule:
-    longest = 0 if validation is None else int(validation.lengths.max())
+def build_datamodule(config: RunConfig, plan: RunPlan, data: PreparedData, start_step: int) -> GlmDataModule:
+    longest = 0 if data.validation is None else int(data.validation.lengths.max())
     return GlmDataModule(
-        train,
-        validation,
+        data.train,
+        data.validation,
         seed=config.seed,
         microbatches_per_step=plan.microbatches_per_step,
         token_budget=plan.token_budget,
@@ -107,6 +51,7 @@ def build_datamodule(
         validation_tokens=max(longest, plan.token_budget or 0),
         workers=config.data.workers or 0,
         pin_memory=device_type(config) == "cuda",
+        rule=TARGET_RULES[data.problem],
     )
 
 
@@ -114,14 +59,14 @@ def build_callbacks(
     config: RunConfig,
     folder: RunFolder,
     plan: RunPlan,
-    train: ExampleStore,
-    model: GlmForCausalLM,
+    data: PreparedData,
+    model: Pretrained,
     *,
-    validate: bool,
     position: dict[str, Any],
     resumed: Resumed | None,
-) -> list[Callback]:
+) -> RunCallbacks:
     peak = peak_flops(torch.cuda.get_device_name()) if device_type(config) == "cuda" else None
+    train, validate = data.train, data.validation is not None
     flops = training_flops(model.config, train.lengths.tolist(), int(train.trained.sum()))
     metrics = MetricsLogger(
         log_every=config.trainer.log_every,
@@ -133,6 +78,14 @@ def build_callbacks(
     )
     every = config.trainer.validate_every or plan.steps_per_epoch
     validation = ValidationSchedule(every, plan.total_steps, enabled=validate)
+    keeps = validate and config.trainer.result == "best"
+    best = BestModel(
+        best_metric(config, data),
+        directory=folder.best if keeps else None,
+        patience=config.trainer.patience,
+        weights=trained_weights,
+        best=Best(**resumed.best) if resumed else None,
+    )
     state = ResumeState(
         folder.checkpoints,
         every=config.trainer.save_every or plan.steps_per_epoch,
@@ -140,10 +93,20 @@ def build_callbacks(
         position=position,
         metrics=metrics,
         validation=validation,
+        best=best,
         resumed=resumed,
     )
+    stop = StopOnSignal(state.save, plan.total_steps)
     # Order matters: values are logged before they are shown, and all rows of a step before its state is saved.
-    return [validation, metrics, ProgressReport(metrics), state, StopOnSignal(state.save, plan.total_steps)]
+    return RunCallbacks([validation, metrics, ProgressReport(metrics), best, state, stop], best)
+
+
+@dataclass(frozen=True)
+class RunCallbacks:
+    """All callbacks of a run in their order, and the one that a run asks for its best model."""
+
+    all: list[Callback]
+    best: BestModel
 
 
 def build_loggers(config: RunConfig, folder: RunFolder, resumed_step: int) -> list[Logger]:

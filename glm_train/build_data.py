@@ -2,23 +2,74 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from glm_train.bar import Progress, silent
 from glm_train.checkpoint.vocabulary import check_vocabulary
+from glm_train.config.schema import ChatData, SequenceClassification, SequenceData, TokenData
 from glm_train.data.encode import usable_cores
 from glm_train.data.prepare import prepare_chat
+from glm_train.data.sequence_examples import prepare_sequence
+from glm_train.data.sequence_labels import discover_labels
+from glm_train.data.sequence_records import SequenceKeys
+from glm_train.data.sequence_targets import SequenceLabels
 from glm_train.data.sources import files_of, find_sources
 from glm_train.data.split import split_salt, split_validation
 from glm_train.data.store import ExampleStore
+from glm_train.data.token_examples import prepare_tokens
+from glm_train.data.token_files import TokenReader
+from glm_train.data.token_labels import discover_tags
 from glm_train.data.weights import weigh
 from glm_train.model.config import GlmConfig
 from glm_train.text.tokenizer import GlmTokenizer
 
 if TYPE_CHECKING:
     from glm_train.config.schema import RunConfig
+
+
+class RunLabels(Protocol):
+    """The outputs of a classification head."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def config_changes(self) -> dict[str, Any]:
+        """What the model's config is to say of them."""
+        ...
+
+
+@dataclass(frozen=True)
+class TokenLabels:
+    """The classes of token classification, in order."""
+
+    names: tuple[str, ...]
+
+    def config_changes(self) -> dict[str, Any]:
+        return {
+            "num_labels": len(self.names),
+            "id2label": dict(enumerate(self.names)),
+            "label2id": {name: index for index, name in enumerate(self.names)},
+        }
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """The examples of a run, what its labels are (None for chat), and the weight of each training file."""
+
+    train: ExampleStore
+    validation: ExampleStore | None
+    weights: dict[Path, float]
+    labels: RunLabels | None = None
+
+    @property
+    def problem(self) -> str:
+        """What a label is: `chat`, `tokens`, or what `SequenceLabels.problem` says."""
+        if isinstance(self.labels, SequenceLabels):
+            return self.labels.problem
+        return "tokens" if self.labels is not None else "chat"
 
 
 def build_tokenizer(config: RunConfig) -> tuple[GlmTokenizer, GlmConfig]:
@@ -30,39 +81,38 @@ def build_tokenizer(config: RunConfig) -> tuple[GlmTokenizer, GlmConfig]:
 
 
 def config_changes(config: RunConfig) -> dict[str, Any]:
-    """What the run changes in the folder's config.json."""
+    """What the run changes in the folder's config.json, its labels apart."""
     theta = config.model.rope_theta
-    return {} if theta is None else {"rope_theta": theta}
+    changes: dict[str, Any] = {} if theta is None else {"rope_theta": theta}
+    if config.task.name != "chat":
+        changes["bidirectional"] = config.model.bidirectional
+    return changes
 
 
 def build_data(
-    config: RunConfig, tokenizer: GlmTokenizer, progress: Progress = silent
-) -> tuple[ExampleStore, ExampleStore | None]:
+    config: RunConfig, tokenizer: GlmTokenizer, model_config: GlmConfig, progress: Progress = silent
+) -> PreparedData:
     """Training and validation examples, tokenised, from the cache where it has them.
 
     Training examples stand as often as the weights of their files say.
     """
-    train, validation, weights = prepare_data(config, tokenizer, progress)
-    return weigh(train, weights, config.seed), validation
+    data = prepare_data(config, tokenizer, model_config, progress)
+    return replace(data, train=weigh(data.train, data.weights, config.seed))
 
 
 def prepare_data(
-    config: RunConfig, tokenizer: GlmTokenizer, progress: Progress = silent
-) -> tuple[ExampleStore, ExampleStore | None, dict[Path, float]]:
+    config: RunConfig, tokenizer: GlmTokenizer, model_config: GlmConfig, progress: Progress = silent
+) -> PreparedData:
     """Training and validation examples, each once, and the weight of each training file."""
     settings = config.data
     # All files of both are found before the first is read: that one may take an hour.
     streaming = settings.streaming
     sources = find_sources(settings.train, split="train", streaming=streaming)
     held_out = find_sources(settings.validation or (), split="validation", streaming=streaming)
+    files = files_of(sources)
+    labels = find_labels(config, model_config, files, progress)
     prepare = partial(
-        prepare_chat,
-        tokenizer=tokenizer,
-        format=settings.format,
-        train_on=settings.train_on,
-        max_length=settings.max_length,
-        truncation=settings.truncation,
-        stop_token=settings.stop_token,
+        prepare_for(config, tokenizer, labels),
         on_error=settings.on_error,
         cache_dir=settings.cache_dir,
         workers=usable_cores() if settings.workers is None else settings.workers,
@@ -71,9 +121,91 @@ def prepare_data(
         salt=split_salt(config.seed) if streaming and settings.validation_fraction is not None else b"",
     )
     weights = {file: source.weight for source in sources for file in source.files}
-    train = prepare(files_of(sources))
+    train = prepare(files)
     if held_out:
-        return train, prepare(files_of(held_out)), weights
+        return PreparedData(train, prepare(files_of(held_out)), weights, labels)
     if settings.validation_fraction is not None:
-        return *split_validation(train, settings.validation_fraction, config.seed), weights
-    return train, None, weights
+        return PreparedData(
+            *split_validation(train, settings.validation_fraction, config.seed), weights, labels
+        )
+    return PreparedData(train, None, weights, labels)
+
+
+def find_labels(
+    config: RunConfig, model_config: GlmConfig, files: list[Path], progress: Progress = silent
+) -> RunLabels | None:
+    """The labels of the run: those of `task.labels`, else of the head that the model has, else of the training data."""
+    data, task = config.data, config.task
+    shared: dict[str, Any] = {
+        "on_error": data.on_error,
+        "cache_dir": data.cache_dir,
+        "progress": progress,
+    }
+    if isinstance(data, ChatData) or task.name == "chat":
+        return None
+    own = own_labels(model_config, task.name) if task.labels is None else None
+    if isinstance(data, TokenData):
+        if names := task.labels or own:
+            return TokenLabels(tuple(names))
+        reader = TokenReader(data.format, data.token_column, data.tag_column, data.separator)
+        found = discover_tags(files, reader=reader, scheme=data.scheme, **shared)
+        return TokenLabels(tuple(found.labels))
+    assert isinstance(task, SequenceClassification)
+    if own:
+        labels = SequenceLabels.of_model(model_config.id2label, model_config.problem_type)
+        if task.problem in ("auto", labels.problem):
+            return labels
+    return discover_labels(files, keys=_keys(data), labels=task.labels, problem=task.problem, **shared)
+
+
+def own_labels(model_config: GlmConfig, task: str) -> list[str] | None:
+    """The labels of a model that was trained for the task: those of its config.json, unless they are mere numbers."""
+    head = {"sequence_classification": "ForSequenceClassification"}.get(task, "ForTokenClassification")
+    if not (model_config.architectures or [""])[0].endswith(head):
+        return None
+    names = [model_config.id2label[i] for i in sorted(model_config.id2label)]
+    return None if names == [f"LABEL_{i}" for i in range(len(names))] else names
+
+
+def prepare_for(config: RunConfig, tokenizer: GlmTokenizer, labels: RunLabels | None) -> Any:
+    """The function that makes examples of the task's files; what all tasks share is still to be given."""
+    data = config.data
+    if isinstance(data, ChatData):
+        return partial(
+            prepare_chat,
+            tokenizer=tokenizer,
+            format=data.format,
+            train_on=data.train_on,
+            max_length=data.max_length,
+            truncation=data.truncation,
+            stop_token=data.stop_token,
+        )
+    if isinstance(data, TokenData):
+        assert labels is not None
+        return partial(
+            prepare_tokens,
+            tokenizer=tokenizer,
+            labels=labels.names,
+            tag_names=labels.names,
+            format=data.format,
+            token_column=data.token_column,
+            tag_column=data.tag_column,
+            separator=data.separator,
+            scheme=data.scheme,
+            max_length=data.max_length,
+            overlap=data.overlap,
+            label_pieces=data.label_pieces,
+        )
+    assert isinstance(labels, SequenceLabels)
+    return partial(
+        prepare_sequence,
+        tokenizer=tokenizer,
+        labels=labels,
+        keys=_keys(data),
+        max_length=data.max_length,
+        truncation=data.truncation,
+    )
+
+
+def _keys(data: SequenceData) -> SequenceKeys:
+    return SequenceKeys(data.text_key, data.pair_key, data.label_key, data.label_separator)

@@ -30,6 +30,10 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def best(self) -> Path:
+        return self.path / "best"
+
+    @property
     def model(self) -> Path:
         return self.path / "model"
 
@@ -160,10 +164,10 @@ def find_model(run_or_model: str) -> str | Path:
     path = Path(run_or_model)
     if not path.is_dir():
         return run_or_model
-    if (path / "config.json").exists():
+    if _is_model(path):
         return path
     if (path / "config.yaml").exists():
-        if not (path / "model" / "config.json").exists():
+        if not _is_model(path / "model"):
             raise CheckpointError(
                 f"{path}: this run has no model yet; it did not finish. Resume it with resume={path}"
             )
@@ -171,10 +175,15 @@ def find_model(run_or_model: str) -> str | Path:
     finished = [
         p
         for p in path.iterdir()
-        if (p / "model" / "config.json").exists() and (p / "config.yaml").exists() and not p.is_symlink()
+        if _is_model(p / "model") and (p / "config.yaml").exists() and not p.is_symlink()
     ]
     if not finished:
         raise CheckpointError(
             f"{path}: neither a model folder (no config.json) nor a run folder nor a folder of runs"
         )
     return max(finished, key=lambda p: (p / "config.yaml").stat().st_mtime) / "model"
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a folder looks like a model's or an adapter's."""
+    return any((path / name).exists() for name in ("config.json", "adapter_config.json"))

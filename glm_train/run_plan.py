@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glm_train import dist
+from glm_train.build_data import PreparedData
 from glm_train.data.plan import PLAN_VERSION, count_microbatches
 from glm_train.data.store import ExampleStore
 from glm_train.errors import ConfigError
@@ -54,9 +55,10 @@ def microbatches_per_epoch(plan: RunPlan, train: ExampleStore) -> int:
 
 
 def plan_position(
-    config: RunConfig, plan: RunPlan, train: ExampleStore, model_config: GlmConfig, tokenizer: GlmTokenizer
+    config: RunConfig, plan: RunPlan, data: PreparedData, model_config: GlmConfig, tokenizer: GlmTokenizer
 ) -> dict[str, Any]:
     """What a step number means: runs with equal positions take the same steps with the same kind of model."""
+    train = data.train
     shape = json.dumps(model_config.to_dict(), sort_keys=True)
     return {
         "model.path (its config.json)": hashlib.sha256(shape.encode()).hexdigest()[:16],
@@ -64,12 +66,19 @@ def plan_position(
         "data.train (its lengths)": hashlib.sha256(
             train.lengths.tobytes() + train.trained.tobytes()
         ).hexdigest()[:16],
+        "labels": list(data.labels.names) if data.labels else None,
+        "adapter": adapter_settings(config),
         "seed": config.seed,
         "microbatches_per_step": plan.microbatches_per_step,
         "token_budget": plan.token_budget,
         "documents": plan.documents,
         "plan_version": PLAN_VERSION,
     }
+
+
+def adapter_settings(config: RunConfig) -> dict[str, Any]:
+    """The adapter as plain JSON: weights that were trained in one shape do not fit another."""
+    return json.loads(json.dumps(asdict(config.adapter)))
 
 
 def refuse_other_plan(

@@ -13,6 +13,20 @@ from glm_train.callbacks.metrics import MetricsLogger
 from glm_train.tasks.base import GlmTask
 
 
+_SHARES = ("accuracy", "f1", "precision", "recall", "auroc")  # what is shown in percent
+
+
+def shown_scores(values: dict[str, float]) -> str:
+    """The scores of a validation in one line; those of single labels are in metrics.csv."""
+    parts = []
+    for name, value in values.items():
+        short = name.removeprefix("val/")
+        if "/" not in short:
+            share = any(short.split("_")[0] == word or short.endswith(word) for word in _SHARES)
+            parts.append(f"{short.replace('_', ' ')} " + (f"{value:.1%}" if share else f"{value:.4g}"))
+    return "  ".join(parts)
+
+
 class ProgressReport(Callback):
     """Shows what `metrics` last logged. Validation results stay on the screen as a line each."""
 
@@ -53,13 +67,8 @@ class ProgressReport(Callback):
 
     def on_validation_end(self, trainer: Trainer, task: LightningModule) -> None:
         assert isinstance(task, GlmTask)
-        values = task.validation
         epoch = task.step / self.metrics.steps_per_epoch
-        self.console.print(
-            f"step {task.step:>6,}  epoch {epoch:5.2f}"
-            + f"  val loss {values['val/loss']:.4f}  perplexity {values['val/perplexity']:.2f}"
-            + f"  token accuracy {values['val/token_accuracy']:.1%}"
-        )
+        self.console.print(f"step {task.step:>6,}  epoch {epoch:5.2f}  val {shown_scores(task.validation)}")
 
     def on_train_end(self, trainer: Trainer, task: LightningModule) -> None:
         self._stop()

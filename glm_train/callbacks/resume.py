@@ -11,13 +11,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from glm_train.callbacks.best import STATE_NAME, BestModel
 from glm_train.callbacks.metrics import MetricsLogger
 from glm_train.callbacks.validation import ValidationSchedule
 from glm_train.checkpoint.resume import load_state, prune, save_state
 from glm_train.errors import CheckpointError
 from glm_train.tasks.base import GlmTask
-
-STATE_NAME = "step-{step:08d}"
 
 
 @dataclass
@@ -28,6 +27,7 @@ class Resumed:
     tokens: int
     validated: bool
     position: dict[str, Any]
+    best: dict[str, Any]
     tensors: dict[str, dict[str, Tensor]]
 
 
@@ -57,10 +57,11 @@ class ResumeState(Callback):
         position: dict[str, Any],
         metrics: MetricsLogger,
         validation: ValidationSchedule,
+        best: BestModel,
         resumed: Resumed | None = None,
     ) -> None:
         self.directory, self.every, self.keep = directory, every, keep
-        self.position, self.metrics, self.validation = position, metrics, validation
+        self.position, self.metrics, self.validation, self.best = position, metrics, validation, best
         self._resumed = resumed
         self._saved_step = self._validated_step = -1
 
@@ -95,6 +96,7 @@ class ResumeState(Callback):
             "tokens": self.metrics.tokens,
             "validated": validated,
             "position": self.position,
+            "best": self.best.as_meta(),
         }
         name = STATE_NAME.format(step=task.step)
         save_state(self.directory, name, tensors=state_tensors(task, trainer.optimizers[0]), meta=meta)
@@ -102,7 +104,7 @@ class ResumeState(Callback):
         self._saved_step = task.step
 
     def _due(self, step: int) -> bool:
-        return step % self.every == 0 or step == self.metrics.total_steps
+        return step % self.every == 0 or step == self.metrics.total_steps or self.best.exhausted
 
 
 def state_tensors(task: GlmTask, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
@@ -116,14 +118,18 @@ def state_tensors(task: GlmTask, optimizer: torch.optim.Optimizer) -> dict[str, 
     random = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         random["cuda"] = torch.cuda.get_rng_state()
-    weights = {name: parameter.detach() for name, parameter in task.model.named_parameters()}
-    return {"model": weights, "optimizer": moments, "random": random}
+    return {"model": trained_weights(task.model), "optimizer": moments, "random": random}
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that training changes, by name: frozen ones are where they came from."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def restore_weights(model: nn.Module, tensors: dict[str, dict[str, Tensor]]) -> None:
     """Put saved weights into the model. Raises `CheckpointError` where they are another model's."""
     saved = tensors.pop("model", {})  # once they are in the model nobody needs them
-    parameters = dict(model.named_parameters())
+    parameters = trained_weights(model)
     if {n: p.shape for n, p in parameters.items()} != {n: t.shape for n, t in saved.items()}:
         raise CheckpointError(
             "the saved state holds the weights of another model: resume with the run's own model.path"

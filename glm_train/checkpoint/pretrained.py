@@ -81,7 +81,7 @@ class Pretrained(nn.Module):
         index = read_index(folder)
         check_sizes(config, index)
         check_head(cls.__name__, config, index)
-        generation = _read_generation(folder, config)
+        generation = read_generation(folder, config)
         wanted = wanted or read_dtype(config.dtype)
         model = unfilled(cls, config)
         require_memory(model, (wanted or torch.bfloat16).itemsize, place, folder)
@@ -126,10 +126,9 @@ class Pretrained(nn.Module):
         config = copy.copy(self.config)
         config.architectures = [_transformers_name(type(self).__name__, config.model_type)]
         config.dtype = str(self.dtype).removeprefix("torch.")
-        generation = json.dumps(self.generation_config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        with disk_errors(folder, len(generation), "the model's configuration"):
+        with disk_errors(folder, 0, "the model's configuration"):
             config.save_pretrained(folder)
-            (folder / GENERATION_NAME).write_text(generation, encoding="utf-8")
+            write_generation(folder, self.generation_config)
 
     @property
     def device(self) -> torch.device:
@@ -162,6 +161,12 @@ class GlmForTokenClassification(Pretrained, classification.GlmForTokenClassifica
     """GLM with a head that gives each token one answer."""
 
 
+def write_generation(folder: Path, values: dict[str, Any]) -> None:
+    """Write generation_config.json into a model or adapter folder."""
+    text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    (folder / GENERATION_NAME).write_text(text, encoding="utf-8")
+
+
 def _say_what_is_new(model: Pretrained, folder: Path) -> None:
     shapes = [
         f"{name} {list(parameter.shape)}"
@@ -181,7 +186,7 @@ def _transformers_name(name: str, model_type: str) -> str:
     return name.replace("Glm", "Glm4", 1) if model_type == "glm4" else name
 
 
-def _read_generation(folder: Path, config: GlmConfig) -> dict[str, Any]:
+def read_generation(folder: Path, config: GlmConfig) -> dict[str, Any]:
     path = folder / GENERATION_NAME
     try:
         values = strict_json(read_text(path))

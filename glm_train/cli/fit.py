@@ -48,12 +48,21 @@ def run(args: argparse.Namespace) -> int:
     values = result.metrics
     losses = {"train loss": values.get("train/loss"), "val loss": values.get("val/loss")}
     shown_losses = [f", {name} {loss:.4f}" for name, loss in losses.items() if loss is not None]
+    for table in result.tables:
+        print(f"\n{table}")
     print(f"\ndone        {result.steps:,} steps{''.join(shown_losses)}")
-    for name, what in (
-        ("model", "the fine-tuned model, a Hugging Face folder"),
+    if result.best is not None:
+        print(f"best        {result.best}: this model is kept")
+    adapted = config.adapter.name != "none"
+    what = (
+        "adapter, a PEFT folder with its tokenizer" if adapted else "fine-tuned model, a Hugging Face folder"
+    )
+    for name, about in (
+        ("model", f"the {what}"),
         ("metrics.csv", "every logged value"),
         ("report.html", "the curves"),
     ):
-        print(f"  {Path(shown, name)!s:<50} {what}")
-    print(f'try         {program()} generate {shown} --prompt "..."')
+        print(f"  {Path(shown, name)!s:<50} {about}")
+    trying = 'generate {} --prompt "..."' if config.task.name == "chat" else "predict {} IN OUT"
+    print(f"try         {program()} {trying.format(shown)}")
     return 0

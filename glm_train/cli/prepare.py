@@ -24,12 +24,12 @@ def run(args: argparse.Namespace) -> int:
     from glm_train.bar import progress_bar
     from glm_train.build_data import build_data, build_tokenizer
 
-    tokenizer, _ = build_tokenizer(config)
+    tokenizer, model_config = build_tokenizer(config)
     with progress_bar() as progress:
-        train, validation = build_data(config, tokenizer, progress)
-    reports = {"train": train.report}
-    if validation is not None and config.data.validation is not None:
-        reports["validation"] = validation.report
+        data = build_data(config, tokenizer, model_config, progress)
+    reports = {"train": data.train.report}
+    if data.validation is not None and config.data.validation is not None:
+        reports["validation"] = data.validation.report
     for name, report in reports.items():
         first, *rest = str(report).splitlines()
         print(f"{name:<12}{first}", *(f"{'':12}{line}" for line in rest), sep="\n")

@@ -5,23 +5,104 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from glm_train.config.data_settings import (
+    DATA_OF,
+    ChatTask,
+    DataSettings,
+    SequenceClassification,
+    SequenceData,
+    TokenData,
+)
 from glm_train.config.faults import KeyPath
-from glm_train.config.schema import BatchSettings, ChatData, TrainerSettings, WarmUp, WsdSchedule
+from glm_train.config.model_settings import PURE_BF16, GlmModelSettings, LoraAdapter, NoAdapter, QloraAdapter
+from glm_train.config.schema import BatchSettings, SamplesSettings, TrainerSettings, WarmUp, WsdSchedule
 
 Conflict = tuple[str, KeyPath]
 
 
 def find_conflicts(sections: dict[str, Any]) -> Iterator[Conflict]:
     """Each conflict, with the key whose place is worth showing. Sections that could not be built are None."""
-    data, batch = sections.get("data"), sections.get("batch")
-    if isinstance(sections.get("trainer"), TrainerSettings):
-        yield from _length(sections["trainer"])
+    task, data, batch = sections.get("task"), sections.get("data"), sections.get("batch")
+    trainer = sections.get("trainer")
+    if isinstance(trainer, TrainerSettings):
+        yield from _length(trainer)
     if isinstance(sections.get("schedule"), WarmUp):
-        yield from _schedule(sections["schedule"], sections.get("trainer"))
-    if isinstance(data, ChatData):
-        yield from _validation(data, sections.get("trainer"))
+        yield from _schedule(sections["schedule"], trainer)
+    if task is not None and isinstance(data, DataSettings):
+        yield from _task(task, data)
+    if isinstance(data, DataSettings):
+        yield from _validation(data, trainer)
     if isinstance(batch, BatchSettings):
         yield from _batch(batch, data)
+    samples = sections.get("samples")
+    if isinstance(samples, SamplesSettings) and samples.every is not None and isinstance(data, DataSettings):
+        yield from _samples(task, data)
+    if isinstance(sections.get("model"), GlmModelSettings):
+        yield from _model(sections["model"], task, sections.get("adapter"), trainer)
+
+
+def _task(task: Any, data: DataSettings) -> Iterator[Conflict]:
+    wanted = DATA_OF[task.name]
+    if data.name != wanted:  # type: ignore[attr-defined]
+        yield (
+            f"task={task.name} reads data={wanted}, and data={data.name} is chosen: add data={wanted}",  # type: ignore[attr-defined]
+            ("data", "name"),
+        )
+    if isinstance(task, SequenceClassification):
+        if task.class_weights != "none" and task.problem in ("multi_label", "regression"):
+            yield (
+                f"task.class_weights weighs single labels, and task.problem is {task.problem}: set it to none",
+                ("task", "class_weights"),
+            )
+        if task.problem == "regression" and task.labels is not None:
+            yield (
+                "task.labels names classes, and task.problem is regression: set one of them to its default",
+                ("task", "labels"),
+            )
+        single = task.problem in ("single_label", "regression")
+        if single and isinstance(data, SequenceData) and data.label_separator is not None:
+            yield (
+                f"data.label_separator is for several labels, and task.problem is {task.problem}",
+                ("data", "label_separator"),
+            )
+    if isinstance(data, TokenData) and data.overlap is not None and data.overlap >= data.max_length:
+        yield (
+            f"data.overlap ({data.overlap}) must be less than data.max_length ({data.max_length})",
+            ("data", "overlap"),
+        )
+
+
+def _samples(task: Any, data: DataSettings) -> Iterator[Conflict]:
+    if task is not None and not isinstance(task, ChatTask):
+        yield "samples.every makes a chat model answer: set it to null", ("samples", "every")
+    elif data.validation is None and data.validation_fraction is None:
+        yield (
+            "samples.every takes its prompts from the validation data: set data.validation or data.validation_fraction",
+            ("samples", "every"),
+        )
+
+
+def _model(
+    model: GlmModelSettings, task: Any, adapter: Any, trainer: TrainerSettings | None
+) -> Iterator[Conflict]:
+    if model.bidirectional and isinstance(task, ChatTask):
+        yield (
+            "model.bidirectional=true lets tokens see what they are to predict: it is for classification",
+            ("model", "bidirectional"),
+        )
+    if model.dtype == "bf16" and isinstance(adapter, NoAdapter):
+        yield f"model.dtype=bf16: {PURE_BF16}", ("model", "dtype")
+    mixed = trainer is None or trainer.precision == "bf16-mixed"
+    if model.dtype == "bf16" and isinstance(adapter, LoraAdapter) and not mixed:
+        yield (
+            "model.dtype=bf16 computes in bf16: set trainer.precision=bf16-mixed, or model.dtype=fp32",
+            ("model", "dtype"),
+        )
+    if isinstance(adapter, QloraAdapter) and adapter.init in ("pissa", "olora"):
+        yield (
+            f"adapter.init={adapter.init} changes the base's weights, which adapter=qlora holds in 4 bits: use default",
+            ("adapter", "init"),
+        )
 
 
 def _length(trainer: TrainerSettings) -> Iterator[Conflict]:
@@ -52,7 +133,7 @@ def _schedule(schedule: WarmUp, trainer: TrainerSettings | None) -> Iterator[Con
         )
 
 
-def _validation(data: ChatData, trainer: TrainerSettings | None) -> Iterator[Conflict]:
+def _validation(data: DataSettings, trainer: TrainerSettings | None) -> Iterator[Conflict]:
     if data.validation is not None and data.validation_fraction is not None:
         yield (
             "data.validation and data.validation_fraction are two sources of one thing: set one to null",
@@ -64,9 +145,15 @@ def _validation(data: ChatData, trainer: TrainerSettings | None) -> Iterator[Con
             "trainer.validate_every has no data: set data.validation or data.validation_fraction",
             ("trainer", "validate_every"),
         )
+    if no_validation and trainer is not None and (trainer.result == "best" or trainer.patience is not None):
+        key = "patience" if trainer.result == "last" else "result"
+        yield (
+            f"trainer.{key} compares validations: set data.validation or data.validation_fraction",
+            ("trainer", key),
+        )
 
 
-def _batch(batch: BatchSettings, data: ChatData | None) -> Iterator[Conflict]:
+def _batch(batch: BatchSettings, data: DataSettings | None) -> Iterator[Conflict]:
     if batch.tokens is not None and batch.documents is not None:
         yield (
             "batch.tokens and batch.documents are two ways to size a microbatch: set one of them to null",
@@ -75,12 +162,12 @@ def _batch(batch: BatchSettings, data: ChatData | None) -> Iterator[Conflict]:
     if batch.tokens is not None and data is not None and not data.packing:
         yield (
             "batch.tokens is read only with data.packing=true; set batch.tokens=null, and batch.documents for "
-            "microbatches of more than one conversation",
+            "microbatches of more than one example",
             ("batch", "tokens"),
         )
     if batch.tokens is not None and data is not None and batch.tokens < data.max_length:
         yield (
             f"batch.tokens ({batch.tokens}) is less than data.max_length ({data.max_length}): "
-            "the longest conversations would not fit into any microbatch",
+            "the longest examples would not fit into any microbatch",
             ("batch", "tokens"),
         )

@@ -10,6 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
+from glm_train.config.data_settings import (
+    ChatData,
+    ChatTask,
+    Data,
+    SequenceClassification,
+    SequenceData,
+    Task,
+    TokenClassification,
+    TokenData,
+)
 from glm_train.config.limits import (
     AtLeastOne,
     Beta,
@@ -21,93 +31,34 @@ from glm_train.config.limits import (
     Ratio,
     Refusal,
     Seed,
-    Share,
     Text,
-    TrainSources,
-    ValidationSources,
+)
+from glm_train.config.model_settings import (
+    FP16,
+    PURE_BF16,
+    Adapter,
+    GlmModelSettings,
+    LoraAdapter,
+    NoAdapter,
+    QloraAdapter,
 )
 
-_FP16 = "the activations of GLM-4 pass the largest fp16 number and the loss becomes nan; use bf16-mixed"
-_PURE_BF16 = (
-    "bf16 weights are too coarse for the small updates of a full fine-tune: most would be rounded away; "
-    "use bf16-mixed, which keeps the weights in fp32"
-)
-
-Dtype = Annotated[
-    Literal["auto", "fp32"], Refusal({"bf16": _PURE_BF16, "bfloat16": _PURE_BF16, "fp16": _FP16})
-]
 Precision = Annotated[
     Literal["fp32", "bf16-mixed"],
     Refusal(
         {
-            "16": _FP16,
-            "fp16": _FP16,
-            "16-mixed": _FP16,
-            "16-true": _FP16,
-            "fp16-mixed": _FP16,
+            "16": FP16,
+            "fp16": FP16,
+            "16-mixed": FP16,
+            "16-true": FP16,
+            "fp16-mixed": FP16,
             "bf16": "say which: bf16-mixed keeps the weights in fp32 and computes in bf16",
-            "bf16-true": _PURE_BF16,
+            "bf16-true": PURE_BF16,
             "32": "it is written fp32 here",
             "32-true": "it is written fp32 here",
         }
     ),
 ]
-
-_MESSAGES = "both OpenAI's layout and GLM's own are named messages here"
-_SUFFIX = "a file's suffix says how it is written; this key names the layout of its records"
-ChatLayout = Annotated[
-    Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion"],
-    Refusal(
-        dict.fromkeys(("openai", "chatml", "glm", "glm4", "chatglm"), _MESSAGES)
-        | dict.fromkeys(("json", "jsonl", "csv", "tsv", "parquet", "arrow"), _SUFFIX)
-    ),
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GlmModelSettings:
-    """The model that is trained."""
-
-    name: Literal["glm"] = "glm"
-    path: FilePath  # a model folder, or the id of one on the Hugging Face hub
-    dtype: Dtype = "auto"  # of the weights while they train; auto: fp32
-    attention: Literal["auto", "sdpa", "varlen", "flex"] = "auto"  # auto: the fastest the device has
-    rope_theta: Positive | None = None  # base of the rotary angles; null: as in the model's config.json
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChatTask:
-    """Next-token prediction on the trained turns of conversations."""
-
-    name: Literal["chat"] = "chat"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChatData:
-    """Conversations: which files, how they become tokens, which tokens are trained."""
-
-    name: Literal["chat"] = "chat"
-    train: TrainSources  # one file, folder or hub id, or a list of them; `name:2` stands twice in an epoch
-    validation: ValidationSources | None = None  # likewise; null: none, but see validation_fraction
-    validation_fraction: Share | None = None  # share of the training conversations held out for validation
-    format: ChatLayout = "auto"  # layout of a record; auto: recognised, each record for itself
-    on_error: Literal["error", "skip"] = "error"  # of a faulty record; skip: left out, counted and reported
-    max_length: AtLeastOne = 2048  # tokens of one conversation
-    train_on: Literal["assistant", "last_assistant", "all"] = "assistant"  # which turns carry the loss
-    stop_token: Literal["role", "endoftext"] = "role"  # trained at the end of a turn; role: the next role's
-    truncation: Literal["oldest_turns", "drop", "error"] = "oldest_turns"  # of conversations over max_length
-    packing: bool = True  # fill microbatches up to batch.tokens; false: batch.documents each, or one
-    # Processes beside the main one that prepare large files and load batches; null: every core prepares, none loads.
-    workers: NotNegative | None = None  # null: see above
-    streaming: bool = False  # write no tokens to disk: read and encode each record again when its turn comes
-    cache_dir: FilePath | None = None  # where prepared examples are kept; null: the user's cache directory
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoAdapter:
-    """Full fine-tune: every weight of the model is trained."""
-
-    name: Literal["none"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +68,15 @@ class BatchSettings:
     tokens: AtLeastOne | None = None  # most tokens in one microbatch; null: data.max_length
     documents: AtLeastOne | None = None  # a fixed number of documents in one microbatch instead
     accumulate: AtLeastOne = 1  # microbatches per optimizer step
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplesSettings:
+    """Answers of the chat model, while it trains, to prompts of the validation data."""
+
+    every: AtLeastOne | None = None  # optimizer steps between answers; null: none
+    count: AtLeastOne = 4  # prompts, the same each time
+    max_new_tokens: AtLeastOne = 64  # longest answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +154,8 @@ class TrainerSettings:
     save_every: AtLeastOne | None = None  # optimizer steps between states; null: at the end of each epoch
     log_every: AtLeastOne = 10  # optimizer steps
     keep: AtLeastOne = 2  # newest resume states kept on disk
+    result: Literal["last", "best"] = "last"  # which model the run leaves; best: by task.metric
+    patience: AtLeastOne | None = None  # validations in a row without a better task.metric that end the run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,10 +207,11 @@ class RunConfig:
     """One run. Made by `compose`, which checks it; printed by `to_yaml`."""
 
     model: GlmModelSettings
-    task: ChatTask = ChatTask()
-    data: ChatData
-    adapter: NoAdapter = NoAdapter()
+    task: Task = ChatTask()  # noqa: RUF009
+    data: Data
+    adapter: Adapter = NoAdapter()  # noqa: RUF009
     batch: BatchSettings = BatchSettings()
+    samples: SamplesSettings = SamplesSettings()
     optim: AdamW = AdamW()
     schedule: Schedule = CosineSchedule()
     trainer: TrainerSettings
@@ -262,9 +225,13 @@ class RunConfig:
 
 CHOICES: dict[str, dict[str, type]] = {
     "model": {"glm": GlmModelSettings},
-    "task": {"chat": ChatTask},
-    "data": {"chat": ChatData},
-    "adapter": {"none": NoAdapter},
+    "task": {
+        "chat": ChatTask,
+        "sequence_classification": SequenceClassification,
+        "token_classification": TokenClassification,
+    },
+    "data": {"chat": ChatData, "sequence": SequenceData, "tokens": TokenData},
+    "adapter": {"none": NoAdapter, "lora": LoraAdapter, "qlora": QloraAdapter},
     "optim": {"adamw": AdamW},
     "schedule": {
         "cosine": CosineSchedule,
@@ -277,4 +244,4 @@ CHOICES: dict[str, dict[str, type]] = {
     "logger": {"none": NoLogger, "csv": CsvLogger, "wandb": WandbLogger, "tensorboard": TensorBoardLogger},
 }
 
-SECTIONS: dict[str, type] = {"batch": BatchSettings}
+SECTIONS: dict[str, type] = {"batch": BatchSettings, "samples": SamplesSettings}

@@ -17,8 +17,9 @@ def split_validation(store: ExampleStore, fraction: float, seed: int) -> tuple[E
     """The examples as (training, validation); about `fraction` of them, at least one, for validation.
 
     Examples with the same tokens go to the same side, so that no validation example was trained on in
-    another copy. Which side depends on an example's tokens and the seed, not on its place in the file. Both
-    sides keep file order. The result is the same on every machine.
+    another copy, and all examples of one record stay together. Which side depends on the tokens of a record's first
+    example and the seed, not on its place in the file. Both sides keep file order. The result is the same on every
+    machine.
 
     Raises:
         ConfigError: the fraction is not between 0 and 1.
@@ -28,8 +29,10 @@ def split_validation(store: ExampleStore, fraction: float, seed: int) -> tuple[E
         raise ConfigError(f"data.validation_fraction={fraction} must lie between 0 and 1. Use null for none.")
     salt = split_salt(seed)
     copies: dict[bytes, list[int]] = {}
-    for index in range(len(store)):
-        copies.setdefault(store.digest(index, salt), []).append(index)
+    digest = b""
+    for index, part in enumerate(store.parts.tolist()):
+        digest = store.digest(index, salt) if part == 0 or not index else digest
+        copies.setdefault(digest, []).append(index)
     if len(copies) < 2:
         raise DataError(
             f"{len(store)} examples, all alike, cannot be split."

@@ -175,6 +175,7 @@ class ExampleStore:
     Attributes:
         lengths: tokens of each example, (n,) int32.
         trained: targets of each example, (n,) int32, by which the loss of a step is divided.
+        parts: which of its record's examples each is, from 0, (n,) int32: a long document has several.
         report: how the examples were prepared.
         salt: with which `digest` costs least.
     """
@@ -205,9 +206,8 @@ class ExampleStore:
         return self._files[record.column(3)[row].as_py()], record.column(4)[row].as_py()
 
     def part(self, index: int) -> int:
-        """Which of its record's examples it is, from 0: a long document has several."""
-        batch, row = self._locate(index)
-        return self._reader.get_batch(batch).column(5)[row].as_py()
+        """Which of its record's examples it is."""
+        return int(self.parts[index])
 
     def digest(self, index: int, salt: bytes = b"") -> bytes:
         """The `token_digest` of an example."""
@@ -239,8 +239,10 @@ class ExampleStore:
         nothing = np.zeros(0, np.int32)
         self.lengths = np.concatenate([nothing, *(np.diff(starts) for (_, starts), _ in self._views)])
         self.trained = np.concatenate([nothing, *(batch.column(2).to_numpy() for batch in batches)])
+        self.parts = np.concatenate([nothing, *(batch.column(5).to_numpy() for batch in batches)])
         if self._rows is not None:
             self.lengths, self.trained = self.lengths[self._rows], self.trained[self._rows]
+            self.parts = self.parts[self._rows]
 
     def _row(self, index: int) -> int:
         """The row of the file that holds an example."""

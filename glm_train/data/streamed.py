@@ -163,9 +163,6 @@ class StreamedStore(ExampleStore):
         row = self._table[self._row(index)]
         return self._files[row["file"]], int(row["line"])
 
-    def part(self, index: int) -> int:
-        return int(self._table[self._row(index)]["part"])
-
     def digest(self, index: int, salt: bytes = b"") -> bytes:
         """The `token_digest` of an example, without reading it where `salt` is the store's own."""
         if salt != self.salt:
@@ -177,6 +174,7 @@ class StreamedStore(ExampleStore):
         rows = slice(None) if self._rows is None else self._rows
         self.lengths = np.array(self._table["length"][rows], np.int32)
         self.trained = np.array(self._table["trained"][rows], np.int32)
+        self.parts = np.array(self._table["part"][rows], np.int32)
 
     def _read(self, row: np.void) -> bytes:
         """The bytes of a record, from a file that is still the one that was prepared."""

@@ -102,14 +102,15 @@ class Preview:
     that may also be in training."""
 
     def __init__(self, config: RunConfig, leakage: float = 0.01) -> None:
-        self.tokenizer, _ = build_tokenizer(config)
+        self.tokenizer, model_config = build_tokenizer(config)
         with progress_bar() as progress:
-            self.train, self.validation, weights = prepare_data(config, self.tokenizer, progress)
+            data = prepare_data(config, self.tokenizer, model_config, progress)
+        self.train, self.validation = data.train, data.validation
         self.turns = turn_tokens(self.tokenizer)
-        weighed = weigh(self.train, weights, config.seed)
+        weighed = weigh(self.train, data.weights, config.seed)
         plan = build_plan(config, weighed)
         duplicates = find_duplicates(self.train, self.validation)
-        everything = config.data.train_on == "all"
+        everything = getattr(config.data, "train_on", "") == "all"
         split = config.data.validation is None
         stores = {"train": self.train, **({} if self.validation is None else {"validation": self.validation})}
         checks = {name: check_masks(store, self.turns) for name, store in stores.items()}

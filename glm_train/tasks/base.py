@@ -54,6 +54,7 @@ class GlmTask(LightningModule):
         self.step = 0
         self.last: StepResult | None = None
         self.validation: dict[str, float] = {}
+        self.tables: list[str] = []  # what the newest validation has to print
         self._make_optimizer = optimizer
         self._learning_rate = learning_rate
         self._clip_norm = clip_norm
@@ -74,7 +75,7 @@ class GlmTask(LightningModule):
         optimizer: Any = self.optimizers()
         lr = self._learning_rate(self.step)
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)  # LoRA+ gives B a rate of its own
         losses = []
         for batch in microbatches:
             loss = self.loss(batch, step_scale(batch.step_tokens, dist.world_size()))

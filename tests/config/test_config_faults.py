@@ -27,10 +27,10 @@ def told(recipe: str, *overrides: str) -> str:
         ("sede=1", ["unknown key 'sede'", "Did you mean 'seed'"]),
         ("optim._target_=os.system", ["unknown key 'optim._target_'"]),
         ("hydra.run.dir=x", ["unknown key 'hydra'"]),
-        ("adapter.r=8", ["unknown key 'adapter.r'", "adapter=none has no settings"]),
+        ("adapter.r=8", ["adapter.r is read by adapter=lora", "not by adapter=none"]),
         ("schedule.decay_ratio=0.1", ["is read by schedule=wsd, not by schedule=cosine"]),
         ("logger.project=p", ["is read by logger=wandb, not by logger=csv"]),
-        ("adapter=lora", ["adapter=lora", "adapter can be none"]),
+        ("adapter=lorra", ["adapter=lorra", "adapter can be", "lora"]),
         ("schedule=cosin", ["schedule can be cosine, linear, constant or wsd", "Did you mean 'cosine'?"]),
         ("schedule.name=nope", ["schedule can be cosine, linear, constant or wsd"]),
         ("schedule=null", ["schedule=null: this version", "schedule can be cosine"]),
@@ -91,7 +91,10 @@ def told(recipe: str, *overrides: str) -> str:
         ("trainer.precision=16", ["16 is refused", "use bf16-mixed"]),
         ("trainer.precision=bf16-true", ["bf16-true is refused", "rounded away", "use bf16-mixed"]),
         ("trainer.precision=fp23", ["expected fp32 or bf16-mixed, got 'fp23'", "Did you mean 'fp32'?"]),
-        ("model.dtype=bf16", ["bf16 is refused", "use bf16-mixed"]),
+        ("model.dtype=bf16", ["model.dtype=bf16", "use bf16-mixed"]),
+        ("model.bidirectional=true", ["model.bidirectional=true", "for classification"]),
+        ("task=token_classification", ["reads data=tokens", "add data=tokens"]),
+        ("data=sequence", ["task=chat reads data=chat", "data=sequence is chosen"]),
         ("run_name=''", ["run_name: must be something, not an empty text"]),
         ("run_name=[a]", ["run_name: expected a text or null, got ['a']"]),
         ("batch=3", ["batch: expected settings such as batch.key, got 3"]),
@@ -199,4 +202,4 @@ def test_missing_values_of_a_shipped_recipe_are_asked_for_on_the_command_line() 
 
 
 def test_a_fault_in_the_group_that_was_chosen_wrongly_is_not_told_twice() -> None:
-    assert "adapter.r" not in told("quickstart", "adapter=lora", "adapter.r=8")
+    assert "adapter.r" not in told("quickstart", "adapter=lorra", "adapter.r=8")

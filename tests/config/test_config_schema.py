@@ -12,6 +12,7 @@ import yaml
 
 from glm_train.config import schema
 from glm_train.config.compose import compose
+from glm_train.config.data_settings import DATA_OF
 from glm_train.config.paths import conf_dir
 from glm_train.config.schema import CHOICES, SECTIONS, RunConfig
 from glm_train.data.chat_formats import CHAT_FORMATS
@@ -26,7 +27,7 @@ def test_every_choice_has_a_file_and_every_file_a_choice() -> None:
     assert [(path.parent.name, path.stem) for path in CHOICE_FILES] == sorted(
         (group, choice) for group, choices in CHOICES.items() for choice in choices
     )
-    assert len(CHOICE_FILES) == 15
+    assert len(CHOICE_FILES) == 21
     assert [path.name for path in conf_dir().glob("*.yaml")] == ["base.yaml"]
 
 
@@ -40,9 +41,11 @@ def test_a_choice_file_says_its_name_and_no_defaults(path) -> None:
 @pytest.mark.parametrize("path", CHOICE_FILES, ids=lambda path: f"{path.parent.name}={path.stem}")
 def test_a_choice_composes_to_its_dataclass(path) -> None:
     group, choice = path.parent.name, path.stem
-    config = compose(
-        "chat_smoke", [f"{group}={choice}", "model.path=m", "data.train=t", "schedule.warmup_steps=1"]
-    )
+    pairs = {("task", task) for task in DATA_OF} | {("data", data) for data in DATA_OF.values()}
+    partner = {v: k for k, v in DATA_OF.items()} | DATA_OF
+    other = [f"{'data' if group == 'task' else 'task'}={partner[choice]}"] if (group, choice) in pairs else []
+    picks = [f"{group}={choice}", *(pick for pick in other if (group, choice) != ("task", "chat"))]
+    config = compose("chat_smoke", [*picks, "model.path=m", "data.train=t", "schedule.warmup_steps=1"])
     section = getattr(config, group)
     assert type(section) is CHOICES[group][choice]
     assert section.name == choice

@@ -28,7 +28,8 @@ def build(
     model: Path, train: Any, *overrides: str, **settings: Any
 ) -> tuple[ExampleStore, ExampleStore | None]:
     config = configure(model, train, None, *overrides, **settings)
-    return build_data(config, build_tokenizer(config)[0])
+    data = build_data(config, *build_tokenizer(config))
+    return data.train, data.validation
 
 
 def test_weights(model_folder: Path, tmp_path: Path) -> None:
@@ -37,7 +38,8 @@ def test_weights(model_folder: Path, tmp_path: Path) -> None:
     assert [train.source(i)[0] for i in range(len(train))] == [str(a)] * 4 + [str(b)] * 2
     assert any("weight 0.5, 4 examples stand 2 times in an epoch" in line for line in train.report.losses())
     config = configure(model_folder, f"[{a}:2,{b}:0.5]", None)
-    once, _, weights = prepare_data(config, build_tokenizer(config)[0])
+    data = prepare_data(config, *build_tokenizer(config))
+    once, weights = data.train, data.weights
     assert len(once) == 6
     assert weights == {a: 2.0, b: 0.5}
 

@@ -261,7 +261,8 @@ def test_settings_and_a_real_tokenizer(model_folder: Path, chat_file: Path, frac
             data__streaming=streaming,
             data__validation_fraction=fraction,
         )
-        found.append(build_data(config, build_tokenizer(config)[0]))
+        data = build_data(config, *build_tokenizer(config))
+        found.append((data.train, data.validation))
     (train, validation), (ordinary, held_out) = found
     assert isinstance(train, StreamedStore)
     assert type(ordinary) is ExampleStore

@@ -1,0 +1,116 @@
+"""The model of a run or of a model folder, put together again: base, adapter, tokenizer, and how it was trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from glm_train.adapters.folder import (
+    is_adapter_folder,
+    load_adapter,
+    read_adapter_base,
+    read_adapter_config,
+)
+from glm_train.build_model import MODELS
+from glm_train.checkpoint.pretrained import GENERATION_NAME, Pretrained, read_generation
+from glm_train.errors import CheckpointError
+from glm_train.hub import resolve_folder
+from glm_train.model.config import GlmConfig
+from glm_train.run_folder import find_model
+from glm_train.text.tokenizer import GlmTokenizer
+
+if TYPE_CHECKING:
+    from glm_train.config.schema import RunConfig
+
+# By the end of a class's name in config.json: `Glm4ForCausalLM` and `GlmForCausalLM` are one task.
+_TASKS = {
+    "ForCausalLM": "chat",
+    "ForConditionalGeneration": "chat",
+    "ForSequenceClassification": "sequence_classification",
+    "ForTokenClassification": "token_classification",
+}
+_PEFT_TASKS = {
+    "CAUSAL_LM": "chat",
+    "SEQ_CLS": "sequence_classification",
+    "TOKEN_CLS": "token_classification",
+}
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model in evaluation mode. `settings` are those of its run; None for a folder that no run left."""
+
+    folder: Path
+    task: str  # a key of MODELS
+    model: Pretrained
+    tokenizer: GlmTokenizer
+    settings: RunConfig | None
+
+
+def load_trained(
+    run_or_model: str, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> TrainedModel:
+    """What a user's word names: a run folder, a folder of runs (its newest), a model or adapter folder, a hub id.
+
+    An adapter is put on its base, which its folder names. Raises `CheckpointError`.
+    """
+    folder = resolve_folder(find_model(run_or_model))
+    read = _read_adapted if is_adapter_folder(folder) else _read_whole
+    task, model = read(folder, dtype=dtype or torch.float32, device=device)
+    return TrainedModel(folder, task, model.eval(), GlmTokenizer.from_pretrained(folder), _settings(folder))
+
+
+def _read_whole(folder: Path, **place: Any) -> tuple[str, Pretrained]:
+    task = task_of(GlmConfig.from_pretrained(folder).architectures, folder)
+    return task, MODELS[task].from_pretrained(folder, **place)
+
+
+def _read_adapted(folder: Path, **place: Any) -> tuple[str, Pretrained]:
+    """The adapter's base with the adapter on it."""
+    base = read_adapter_base(folder)
+    if base is None:  # saved by PEFT, which writes no labels
+        config = read_adapter_config(folder)
+        base_name, changes = config.base_name, {}
+        task = _PEFT_TASKS.get(config.task_type or "CAUSAL_LM")
+    else:
+        base_name, changes = base.name, base.config_changes
+        task = task_of([base.architecture], folder)
+    if task is None or not base_name:
+        raise CheckpointError(
+            f"{folder}: its adapter_config.json does not say which model and task it is for"
+        )
+    try:
+        model = MODELS[task].from_pretrained(base_name, **changes, **place)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: the base of this adapter, {base_name}: {error}") from None
+    load_adapter(model, folder)
+    if (folder / GENERATION_NAME).exists():
+        model.generation_config = read_generation(folder, model.config)
+    return task, model
+
+
+def task_of(architectures: list[str] | None, folder: Path) -> str:
+    """The task that the `architectures` of a config.json are made for; chat where it names none."""
+    names = architectures or ["GlmForCausalLM"]
+    for end, task in _TASKS.items():
+        if names[0].endswith(end):
+            return task
+    if names[0] in ("ChatGLMModel", "ChatGLMForConditionalGeneration"):
+        return "chat"
+    raise CheckpointError(
+        f"{folder}: its config.json names the architecture {names[0]!r}, which has no head to answer with."
+        f" Expected one that ends in {', '.join(_TASKS)}"
+    )
+
+
+def _settings(folder: Path) -> RunConfig | None:
+    """The settings of the run whose `model` this folder is."""
+    path = folder.parent / "config.yaml"
+    if folder.name != "model" or not path.is_file():
+        return None
+    from glm_train.config.compose import compose
+
+    return compose(str(path))
