@@ -216,6 +216,42 @@ def test_several_labels_and_numbers(plain: GlmTokenizer, tmp_path: Path, streami
     assert found[1].view(np.float32).tolist() == [[np.float32(0.1)], [-2.0]]
 
 
+_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["pos", "0"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["text", "Text ", "text_pair", "label"]), _JSON),
+    st.sampled_from(["single_label", "multi_label", "regression"]),
+    st.sampled_from([None, "|"]),
+)
+@settings(max_examples=300, deadline=None)
+def test_any_record_is_an_example_or_a_data_error(
+    plain: GlmTokenizer, value: dict[str, Any], problem: str, separator: str | None
+) -> None:
+    labels = SequenceLabels(("neg", "pos"), problem, ids_allowed=True)
+    encoder = SequenceEncoder(plain, labels, SequenceKeys(separator=separator), max_length=8)
+    try:
+        (example,) = encoder(value)
+    except DataError as error:
+        assert str(error)
+        return
+    assert 0 < len(example.input_ids) <= 8
+    assert len(example.labels) == (1 if problem == "single_label" else 2)
+    if problem == "regression":
+        assert np.isfinite(example.labels.view(np.float32)).all()
+    else:
+        assert set(example.labels.tolist()) <= {0, 1}
+
+
 def test_encoder_is_picklable(plain: GlmTokenizer) -> None:
     encoder = SequenceEncoder(plain, LABELS, SequenceKeys(pair="other"), 32)
     copy = pickle.loads(pickle.dumps(encoder))

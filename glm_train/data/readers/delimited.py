@@ -109,7 +109,7 @@ def _decode(path: Path, line: int, raw: bytes | None) -> str:
         size = record.MAX_RECORD_BYTES // 2**20
         raise _quote_error(path, line, f"the line is longer than {size} MiB")
     text = raw.decode("utf-8", "surrogateescape")
-    if "\r" in text and "\r" in text.rstrip("\r\n") and not text.endswith("\n") and line == 1:
+    if line == 1 and not text.endswith("\n") and "\r" in text.rstrip("\r"):
         raise DataError(
             f"{path}: its lines end with a bare carriage return. Save it with LF or CRLF line ends."
         )
