@@ -17,16 +17,18 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
+from glm_train.data.readers.json_lines import Line, unread_lines
 from glm_train.data.readers.record import Item
-from glm_train.data.records import Fault, Record, read_items
+from glm_train.data.records import Fault, Record, format_of, read_items
 from glm_train.errors import DataError
 from glm_train.text.chat import ExampleTooLong
 
 CHUNK_RECORDS, CHUNK_BYTES = 64, 1 << 20
+CHUNKS_AHEAD = 128  # finished in this process behind one that a worker has not finished
 TOO_LONG = "longer than data.max_length"
 FAULTY = "faulty: "  # what the reason begins with for which a faulty record is left out
 
@@ -44,10 +46,9 @@ def encode_files(
     read ends a chunk. The first fault that comes out is the first one in the files; the caller raises it. With
     `workers` above 1 that many processes encode; each gets the encoder pickled.
     """
-    chunks = _chunks(paths, skip, read)
     if workers > 1:
-        return _encode_parallel(chunks, encoder, workers)
-    return (_encode_chunk(chunk, encoder) for chunk in chunks)
+        return _encode_parallel(_chunks(paths, skip, read, unread=True), encoder, workers)
+    return (_encode_chunk(chunk, encoder) for chunk in _chunks(paths, skip, read))
 
 
 def usable_cores() -> int:
@@ -68,13 +69,18 @@ def reason_of(error: DataError) -> str:
     return re.sub(r"(?<![\w-])\d[\d,]*\b|(?<=0x)\w+|(?<=\\u)\w{4}", "N", text)[:100]
 
 
-def _chunks(paths: list[Path], skip: bool, read: Reader) -> Iterator[_Chunk]:
-    """Runs of records of one file; a fault that ends the file, or with which the run is to stop, ends the last."""
+def _chunks(paths: list[Path], skip: bool, read: Reader, unread: bool = False) -> Iterator[_Chunk]:
+    """Runs of records of one file; a fault that ends the file, or with which the run is to stop, ends the last.
+
+    With `unread` the lines of JSON Lines are left for another process to read, which takes longer than to send them.
+    """
     for file, path in enumerate(paths):
-        items: list[Record | Fault] = []
+        items: list[Record | Fault | Line] = []
         error, size = None, 0
         try:
-            for item in read(path):
+            lines = unread and read is read_items and format_of(path) == "jsonl"
+            source: Iterator[Any] = read_items(path, cast("Any", unread_lines)) if lines else read(path)
+            for item in source:
                 if isinstance(item, Fault) and not skip:
                     error = item.placed()
                     break
@@ -97,6 +103,7 @@ def _encode_chunk(chunk: _Chunk, encoder: Encoder | None = None) -> Result:
     assert encoder is not None
     examples: list[Encoded] = []
     for item in chunk.items:
+        item = item.read() if isinstance(item, Line) else item
         try:
             if isinstance(item, Fault):
                 raise item.error
@@ -121,15 +128,17 @@ def _encode_chunk(chunk: _Chunk, encoder: Encoder | None = None) -> Result:
 def _encode_parallel(chunks: Iterator[_Chunk], encoder: Encoder, workers: int) -> Iterator[Result]:
     """The same results in the same order, with at most four chunks a worker under way.
 
-    Processes are spawned, not forked: the tokenizer's threads do not survive a fork.
+    While they have that many, and most of all while they start, this process encodes too, as far as it may go ahead
+    of them. Processes are spawned, not forked: the tokenizer's threads do not survive a fork.
     """
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(encoder,))
     try:
         pending: deque[Future[Result]] = deque()
         for chunk in chunks:
-            pending.append(pool.submit(_encode_chunk, chunk))
-            if len(pending) >= 4 * workers:
+            busy = sum(not future.done() for future in pending) >= 4 * workers
+            pending.append(_encode_here(chunk, encoder) if busy else pool.submit(_encode_chunk, chunk))
+            while pending and (pending[0].done() or len(pending) > 4 * workers + CHUNKS_AHEAD):
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
@@ -139,6 +148,12 @@ def _encode_parallel(chunks: Iterator[_Chunk], encoder: Encoder, workers: int) -
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _encode_here(chunk: _Chunk, encoder: Encoder) -> Future[Result]:
+    done: Future[Result] = Future()
+    done.set_result(_encode_chunk(chunk, encoder))
+    return done
 
 
 def _start_worker(encoder: Encoder) -> None:
@@ -178,7 +193,7 @@ class Encoder(Protocol):
 @dataclass(frozen=True)
 class _Chunk:
     file: int
-    items: list[Record | Fault]
+    items: list[Record | Fault | Line]
     skip: bool
     error: DataError | None = None
 

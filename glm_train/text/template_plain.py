@@ -107,8 +107,7 @@ class _Checker:
             case nodes.Scope():
                 return self.all_fine(node.body)
             case nodes.If():
-                bodies: list[list[nodes.Node]] = [node.body, node.else_, *([branch] for branch in node.elif_)]
-                return self._expression(node.test) and all(self.all_fine(body) for body in bodies)
+                return self._expression(node.test) and self.all_fine([*node.body, *node.elif_, *node.else_])
             case nodes.Assign(target=nodes.Name(name=name)) if name not in _GIVEN | _GLOBALS | self._messages:
                 # What is set may be set again in the next pass, so it must not grow.
                 fine = self._expression(node.node) and not any(node.find_all((nodes.Concat, nodes.Add)))

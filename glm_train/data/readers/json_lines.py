@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +22,29 @@ def read_json_lines(path: Path) -> Iterator[Item]:
 
     A line that is no record is a fault, and reading goes on behind it.
     """
+    for item in unread_lines(path):
+        yield item.read() if isinstance(item, Line) else item
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line with something on it, for another process to read."""
+
+    raw: bytes
+    path: Path
+    line: int
+    offset: int
+
+    @property
+    def size(self) -> int:
+        return len(self.raw)
+
+    def read(self) -> Item:
+        return read_line(self.raw, self.path, self.line, self.offset)
+
+
+def unread_lines(path: Path) -> Iterator[Line | Fault]:
+    """The lines of which `read_json_lines` makes records, without blank ones."""
     found = False
     with path.open("rb") as file:
         for line, offset, raw in text_lines(file):
@@ -29,7 +53,7 @@ def read_json_lines(path: Path) -> Iterator[Item]:
                 yield Fault(str(path), line, _too_long())
             elif raw.strip():
                 found = True
-                yield read_line(raw, path, line, offset)
+                yield Line(raw, path, line, offset)
     if not found:
         raise DataError(f"{path}: the file holds only blank lines. Write one JSON object a line.")
 
