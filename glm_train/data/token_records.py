@@ -99,7 +99,8 @@ def _detect(value: dict[str, Any], labelled: bool) -> str:
     needed = "`tokens` with `tags` or `text` with `entities`" if labelled else "`tokens` or `text`"
     keys = ", ".join(map(repr, value)) or "no keys"
     meant = [hint for key in ("tokens", "text") if (hint := _meant(value, key))]
-    raise DataError(f"the record needs {needed}, and has {keys}.{' '.join(meant[:1])}")
+    cure = "".join(meant[:1]) or " A file of columns is read with data.format=conll."
+    raise DataError(f"the record needs {needed}, and has {keys}.{cure}")
 
 
 def _needed(value: dict[str, Any], key: str) -> Any:

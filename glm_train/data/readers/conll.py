@@ -30,6 +30,7 @@ from glm_train.errors import ConfigError, DataError, nearest
 SEPARATORS = {"tab": "tabs", "space": "blanks", "comma": "commas", "semicolon": "semicolons"}
 _MARKS = {"tab": "\t", "comma": ",", "semicolon": ";"}
 _BLANK = " \t"  # nothing else is: a no-break space is a token that corpora have
+_SPECIAL = _BLANK + "-#"  # how lines begin that may be no token's
 _BLANKS = re.compile("[ \t]+")
 _DOCUMENT = re.compile(r"-DOCSTART-(?![^\s,;])")
 _PART = re.compile(r"#(begin|end) document\b")  # CoNLL-2012
@@ -165,10 +166,11 @@ class _Layout:
 
     def read(self, text: str, inside: bool) -> tuple[str, str | None] | str | None:
         """A token with its tag; "document" or "blank" for what ends a sentence; None for a comment."""
-        if not text.strip(_BLANK):
-            return "blank"
-        if _is_document(text):
-            return "document"
+        if text[:1] in _SPECIAL:  # also where it is empty
+            if not text.strip(_BLANK):
+                return "blank"
+            if _is_document(text):
+                return "document"
         fields = self.split(text)
         if text.startswith("#") and self._is_comment(text, fields, inside):
             return None
@@ -186,9 +188,10 @@ class _Layout:
         """Of a line that begins with `#`. In doubt it is a token, whose fault is then said: nothing is lost."""
         if self.separator == "tab" and "\t" in text and not text.startswith("# "):
             return False
-        if len(fields) == self.columns and (self.tag is None or _TAG.fullmatch(fields[self.tag].strip())):
-            return False
-        if inside and self.tag is not None and len(fields) > 1 and _TAG.fullmatch(fields[-1]):
+        if len(fields) == self.columns:
+            if self.tag is None or inside or _TAG.fullmatch(fields[self.tag].strip()):
+                return False
+        elif inside and self.tag is not None and len(fields) > 1 and _TAG.fullmatch(fields[-1]):
             return False
         return bool(re.match(r"#\s+\S|#[\w.:]+\s*=", text))
 

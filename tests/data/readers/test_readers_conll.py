@@ -65,6 +65,8 @@ LAYOUTS: dict[str, tuple[str, dict[str, Any], list[tuple[int, str]]]] = {
         {},
         [(2, "A/O #/O #/B-x #tag/O")],
     ),
+    "hash among parts of speech": ("# newdoc\nNo RB\n# NN\n1 CD\n", {}, [(2, "No/RB #/NN 1/CD")]),
+    "tabs in a comment": ("# text = a\tb\nA\tO\n", {}, [(2, "A/O")]),
     "nothing but hashes": ("# O\n#x B-x\n", {}, [(1, "#/O #x/B-x")]),
 }
 
