@@ -26,6 +26,7 @@ from glm_train.data.sequence_labels import SequenceLabels
 from glm_train.data.sequence_records import DEFAULT_KEYS, SequenceKeys, parse_sequence, parse_texts
 from glm_train.data.store import ExampleStore
 from glm_train.errors import CheckpointError, ConfigError, DataError, nearest
+from glm_train.text.chat_words import word_encoder
 from glm_train.text.tokenizer import GlmTokenizer
 
 __all__ = [
@@ -157,7 +158,8 @@ def _frame(tokenizer: GlmTokenizer) -> tuple[list[int], list[int], Callable[[str
     for begin in range(len(framed) - len(plain) + 1):
         end = begin + len(plain)
         if framed[begin:end] == plain:
-            return framed[:begin], framed[end:], tokenizer.encode_plain
+            words = word_encoder(tokenizer)
+            return framed[:begin], framed[end:], words.encode if words else tokenizer.encode_plain
     raise CheckpointError(
         f"{tokenizer!r}: its post-processor changes the tokens of a text. Use the tokenizer of the model's own release"
     )

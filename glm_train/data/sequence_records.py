@@ -60,18 +60,18 @@ def parse_sequence(
         DataError: without a place; a key is missing, a text is none, or a label is none of `problem`.
     """
     text, pair = parse_texts(value, keys)
-    key = _find(value, keys.label, "label_key")
+    key = _find(value, keys.label, "label")
     return text, pair, parse_label(value[key], keys.separator, problem)
 
 
 def parse_texts(value: Mapping[str, Any], keys: SequenceKeys = DEFAULT_KEYS) -> tuple[str, str | None]:
     """The text of a record and its second one, for which no label is needed. See `parse_sequence`."""
-    key = _find(value, keys.text, "text_key")
+    key = _find(value, keys.text, "text")
     text = _text(value[key], "text")
     if not text.strip():
         raise DataError("the text is empty. Write one, or take the record out.")
     if keys.pair is not None:
-        other = _find(value, keys.pair, "pair_key")
+        other = _find(value, keys.pair, "pair")
     elif (found := _match(value, "text_pair")) is not None:
         other = found
     else:
@@ -155,7 +155,7 @@ def _kind(raw: Any) -> str:
     return "null" if raw is None else names.get(type(raw), f"of the type {type(raw).__name__}")
 
 
-def _find(value: Mapping[str, Any], key: str, setting: str) -> str:
+def _find(value: Mapping[str, Any], key: str, part: str) -> str:
     """The key of the record that `key` means."""
     if key in value:
         return key
@@ -166,8 +166,8 @@ def _find(value: Mapping[str, Any], key: str, setting: str) -> str:
     near = difflib.get_close_matches(key.casefold(), [name.casefold() for name in value], n=1, cutoff=_NEAR)
     hint = "".join(f" Did you mean {name!r}?" for name in value if name.casefold() in near)
     raise DataError(
-        f"there is no {key!r}, only: {have}.{hint} Name the right one with data.{setting}. (The first line of a"
-        " table names its columns; a null in a table counts as absent.)"
+        f"there is no {part} under {key!r}; the keys are: {have}.{hint} Name the right one with data.{part}_key."
+        " (The first line of a table names its columns; a null in a table counts as absent.)"
     )
 
 

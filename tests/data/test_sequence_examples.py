@@ -241,8 +241,7 @@ def test_any_record_is_an_example_or_a_data_error(
     encoder = SequenceEncoder(plain, labels, SequenceKeys(separator=separator), max_length=8)
     try:
         (example,) = encoder(value)
-    except DataError as error:
-        assert str(error)
+    except DataError:
         return
     assert 0 < len(example.input_ids) <= 8
     assert len(example.labels) == (1 if problem == "single_label" else 2)

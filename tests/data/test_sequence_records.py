@@ -83,11 +83,11 @@ def test_one_label_is_never_split() -> None:
 
 
 REFUSED = {
-    "no label": ({"text": "a"}, "there is no 'label', only: 'text'."),
+    "no label": ({"text": "a"}, "there is no label under 'label'; the keys are: 'text'."),
     "near": ({"text": "a", "labels": "x"}, "Did you mean 'labels'? Name the right one with data.label_key."),
     "not near": (
         {"target": "a", "label": "x"},
-        "only: 'target', 'label'. Name the right one with data.text_key.",
+        "the keys are: 'target', 'label'. Name the right one with data.text_key.",
     ),
     "number for text": ({"text": 5, "label": "x"}, "the text is a number"),
     "null for text": ({"text": None, "label": "x"}, "the text is null"),
@@ -117,7 +117,9 @@ def test_list_where_one_label_is_wanted() -> None:
 
 
 def test_pair_that_was_named_must_be_there() -> None:
-    assert "there is no 'other'" in refusal({"text": "a", "label": "x"}, SequenceKeys(pair="other"))
+    assert "there is no pair under 'other'" in refusal(
+        {"text": "a", "label": "x"}, SequenceKeys(pair="other")
+    )
 
 
 def test_faults_of_one_kind_have_one_name() -> None:

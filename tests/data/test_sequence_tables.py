@@ -56,7 +56,7 @@ def test_names_that_are_numbers_are_not_ids(tmp_path: Path) -> None:
 
 def test_no_label_of_a_class_feature(tmp_path: Path) -> None:
     table = data_set([0, -1], lambda d: d.ClassLabel(names=["x", "y"]))
-    with pytest.raises(DataError, match=r":2: there is no 'label', only: 'text'"):
+    with pytest.raises(DataError, match=r":2: there is no label under 'label'; the keys are: 'text'"):
         discover_labels(files_in(tmp_path, table, "arrow"), cache_dir=tmp_path / "cache")
 
 
@@ -123,8 +123,11 @@ def test_tables_that_mean_the_same(tiny_tokenizer_folder: Path, tmp_path: Path, 
 
 
 REFUSED = {
-    "no header": ("I love it,pos\nI hate it,neg\n", "there is no 'text', only: 'I love it', 'pos'"),
-    "one column": ("text\ngood\nbad\n", "there is no 'label', only: 'text'"),
+    "no header": (
+        "I love it,pos\nI hate it,neg\n",
+        "there is no text under 'text'; the keys are: 'I love it', 'pos'",
+    ),
+    "one column": ("text\ngood\nbad\n", "there is no label under 'label'; the keys are: 'text'"),
     "empty label": ("text,label\ngood,pos\nbad,\n", ":3: the label is empty"),
     "two separators": ("text;label\tx\na;b\tc\n", ":1: the header is one column"),
     "comma in a text": ("text,label\ngood, really,pos\nbad,neg\n", ":2: the row has 3 values"),
