@@ -1,0 +1,1 @@
+"""Answers of a trained model for a file of records, and its scores on labelled ones."""

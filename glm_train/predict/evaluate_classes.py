@@ -1,0 +1,121 @@
+"""Scores of both classification tasks on labelled data: the validation of `fit`, without a training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from glm_train.bar import Progress
+from glm_train.build_data import RunLabels, TokenLabels, prepare_for
+from glm_train.build_task import TARGET_RULES
+from glm_train.config.schema import TokenData
+from glm_train.data.collate import pack
+from glm_train.data.encode import usable_cores
+from glm_train.data.plan import plan_in_order
+from glm_train.data.records import SUFFIXES
+from glm_train.data.sequence_targets import SequenceLabels
+from glm_train.data.sources import files_of, find_sources
+from glm_train.data.store import ExampleStore
+from glm_train.predict.batches import BATCH_TOKENS
+from glm_train.predict.output import Evaluation
+from glm_train.tasks.classifier import ClassifierTask
+from glm_train.tasks.sequence_classification import SequenceClassificationTask
+from glm_train.tasks.token_classification import TokenClassificationTask
+from glm_train.text.tokenizer import GlmTokenizer
+
+if TYPE_CHECKING:
+    from glm_train.config.schema import RunConfig
+    from glm_train.model.config import GlmConfig
+    from glm_train.predict.settings import Chosen
+    from glm_train.trained_model import TrainedModel
+
+
+def prepare_validation(chosen: Chosen, progress: Progress) -> tuple[ExampleStore, RunLabels]:
+    """The examples of `data.validation`, labelled with the model's labels, as `fit` prepares them.
+
+    Raises `DataError` with file and line; a label that the model does not have is one.
+    """
+    data = chosen.config.data
+    labels = model_labels(chosen.model_config, chosen.task)
+    files = files_of(find_sources(data.validation or (), split="validation"))
+    tokenizer = GlmTokenizer.from_pretrained(chosen.folder)
+    config = chosen.config
+    if isinstance(data, TokenData) and "data.format" not in chosen.given:
+        config = replace(config, data=replace(data, format=_format_for(files, data.format)))
+    prepare = prepare_for(config, tokenizer, labels)
+    store = prepare(
+        files,
+        on_error=data.on_error,
+        cache_dir=data.cache_dir,
+        workers=usable_cores() if data.workers is None else data.workers,
+        progress=progress,
+    )
+    return store, labels
+
+
+def _format_for(files: list[Path], format: str) -> Any:
+    """How files are read where only the run's own data say it: not against what the names of these say."""
+    named = {SUFFIXES.get(file.suffix.lower()) for file in files}
+    against = "conll" in named if format == "entities" else not named & {None, "conll"}
+    return "auto" if format in ("conll", "entities") and against else format
+
+
+def model_labels(config: GlmConfig, task: str) -> RunLabels:
+    """The labels that a model's config.json names, in their order."""
+    if task == "sequence_classification":
+        return SequenceLabels.of_model(config.id2label, config.problem_type)
+    return TokenLabels(tuple(config.id2label[index] for index in sorted(config.id2label)))
+
+
+def evaluate_classes(
+    trained: TrainedModel,
+    config: RunConfig,
+    store: ExampleStore,
+    labels: RunLabels,
+    device: str,
+    progress: Progress,
+) -> Evaluation:
+    """Run the task's own validation over the whole store, on one device."""
+    task = _task(trained, store, labels).to(device).eval()
+    problem = labels.problem if isinstance(labels, SequenceLabels) else "tokens"
+    longest = int(store.lengths.max())
+    plan = plan_in_order(store.lengths, store.trained, token_budget=max(longest, BATCH_TOKENS))
+    (step,) = plan.steps
+    done = 0
+    with torch.inference_mode():
+        task.on_validation_epoch_start()
+        for number, members in enumerate(step.microbatches):
+            batch = pack([store[i] for i in members], members, step.trained, TARGET_RULES[problem])
+            with torch.autocast(device, torch.bfloat16, enabled=config.trainer.precision == "bf16-mixed"):
+                task.validation_step([batch.to(device)], number)
+            done += len(members)
+            progress("examples", done, len(store))
+        task.on_validation_epoch_end()
+    return Evaluation(dict(task.validation), list(task.tables), _notes(config, store, task.validation))
+
+
+def _task(trained: TrainedModel, store: ExampleStore, labels: RunLabels) -> ClassifierTask:
+    untrained: dict[str, Any] = {"optimizer": _no_optimizer, "learning_rate": float, "clip_norm": None}
+    model: Any = trained.model
+    if trained.task == "token_classification":
+        return TokenClassificationTask(model, part=store.part, **untrained)
+    # A folder may leave it to be told from the labels, and validation wants to know.
+    model.config.problem_type = labels.config_changes()["problem_type"]
+    return SequenceClassificationTask(model, **untrained)
+
+
+def _no_optimizer(_: torch.nn.Module) -> torch.optim.Optimizer:
+    raise TypeError("nothing is trained here")
+
+
+def _notes(config: RunConfig, store: ExampleStore, metrics: dict[str, float]) -> list[str]:
+    notes = store.report.losses()
+    if getattr(config.task, "class_weights", "none") != "none":
+        notes.append("val/loss is without the class weights of the training, which follow from its data")
+    if "val/f1_argmax" in metrics:
+        gain = metrics["val/f1"] - metrics["val/f1_argmax"]
+        notes.append(f"constrained decoding: F1 {gain:+.4f} over each word's likeliest tag (val/f1_argmax)")
+    return notes
