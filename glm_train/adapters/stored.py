@@ -22,6 +22,7 @@ from glm_train.model.norm import GlmRMSNorm
 _FACTORS = {".lora_A.default.weight": "A", ".lora_B.default.weight": "B"}
 _LENGTHS = ".lora_magnitude_vector.default.weight"
 _DELTA = ".trainable_tokens_delta"
+_COPY = ".base_layer.weight"
 
 
 @dataclass
@@ -55,6 +56,9 @@ def read_stored(model: nn.Module, folder: Path, file: Path, config: AdapterConfi
         own = own_name(name)
         if own is None or not tensor.dtype.is_floating_point:
             raise CheckpointError(f"{file}: tensor {name!r} is nothing that a LoRA adapter holds")
+        if own.endswith(_COPY):  # PEFT repeats the base's embedding or head where it is adapted
+            _check_copy(model, file, own.replace(_COPY, ".weight"), tensor)
+            continue
         found.tensors[own] = tensor
         module, kind = _split(own)
         if kind in _FACTORS:
@@ -111,6 +115,16 @@ def _check_whole(model: nn.Module, file: Path, own: str, tensor: StoredTensor) -
     if tensor.shape != tuple(parameters[own].shape):
         raise CheckpointError(
             f"{file}: {own} is {list(tensor.shape)}, the model's is {list(parameters[own].shape)}"
+        )
+
+
+def _check_copy(model: nn.Module, file: Path, own: str, tensor: StoredTensor) -> None:
+    base = dict(model.named_parameters()).get(own)
+    same = base is not None and tuple(base.shape) == tensor.shape
+    if not same or not (base.is_meta or torch.equal(read_tensor(tensor).to(base), base)):  # type: ignore[union-attr]
+        raise CheckpointError(
+            f"{file}: holds a copy of the base's {own}, which is not that of the model at hand: the adapter was trained"
+            " on another base, or with resized embeddings"
         )
 
 
