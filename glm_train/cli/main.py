@@ -36,6 +36,7 @@ COMMANDS = (
     Command("prepare", "tokenise the data of a run ahead of time", "glm_train.cli.prepare", True),
     Command("preview", "what a run would train, token by token, and a report", "glm_train.cli.preview", True),
     Command("recipes", "list the recipes", "glm_train.cli.recipes"),
+    Command("export", "write a run's model as a Hugging Face folder, checked", "glm_train.cli.export"),
     Command("convert", "rewrite a model folder: chatglm layout <-> Hugging Face's", "glm_train.cli.convert"),
     Command("generate", "answer a prompt, or chat, with a trained model", "glm_train.cli.generate"),
 )
