@@ -19,7 +19,7 @@ epochs (the shuffle decides which), and the microbatches themselves are dealt in
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 
@@ -66,14 +66,16 @@ def plan_epoch(
         assert documents is not None
         microbatches = _chunks(shuffled, documents)
     dealt = [microbatches[i] for i in shuffled_indices(len(microbatches), seed, epoch, stream=1)]
-    counts = _sums(dealt, trained)
-    _give_each_step_something(dealt, counts, microbatches_per_step)
-    costs = _sums(dealt, lengths * ATTENTION_TOKENS + lengths**2)
-    steps = []
-    for first in range(0, len(dealt), microbatches_per_step):
-        members = range(first, min(first + microbatches_per_step, len(dealt)))
-        by_cost = sorted(members, key=lambda i: -costs[i])
-        steps.append(Step(tuple(dealt[i] for i in by_cost), sum(counts[i] for i in members)))
+    counts, costs = _sums(dealt, trained, lengths * ATTENTION_TOKENS + lengths**2)
+    _give_each_step_something(dealt, counts, costs, microbatches_per_step)
+    by_cost = np.lexsort((-costs, np.arange(len(dealt)) // microbatches_per_step)).tolist()
+    ordered = [dealt[i] for i in by_cost]
+    firsts = range(0, len(dealt), microbatches_per_step)
+    totals = np.add.reduceat(counts, firsts).tolist() if firsts else []
+    steps = [
+        Step(tuple(ordered[first : first + microbatches_per_step]), total)
+        for first, total in zip(firsts, totals, strict=True)
+    ]
     return EpochPlan(epoch, steps)
 
 
@@ -134,17 +136,23 @@ def _best_fit(order: np.ndarray, lengths: np.ndarray, budget: int) -> list[tuple
     Bit s of `sizes` says that some open bin has s free tokens; the best fit for a document of l tokens is
     the lowest set bit from l up, found in one shift. A bin found so stays the best fit for further documents
     of the same length until it is full, and after it the other bins of its size, so that runs of equal
-    length are placed together. Smaller gaps than the shortest document are forgotten.
+    length are placed together. Smaller gaps than the shortest document are forgotten. Documents of more than
+    half the budget, which come first, have a bin each.
     """
     documents, sorted_lengths = order.tolist(), lengths[order]
-    bins: list[list[int]] = []
+    smallest = int(sorted_lengths[-1]) if documents else 0
+    runs = [0, *(np.flatnonzero(np.diff(sorted_lengths)) + 1).tolist(), len(documents)]
+    large = int(np.count_nonzero(2 * sorted_lengths > budget))
+    bins = [[document] for document in documents[:large]]
     open_bins: dict[int, list[int]] = {}
     sizes = 0
-    smallest = int(sorted_lengths[-1]) if documents else 0
-    ends = [*(np.flatnonzero(np.diff(sorted_lengths)) + 1).tolist(), len(documents)]
-    at = 0
-    for end in ends if documents else []:
+    for at, end in pairwise(runs if documents else []):
         length = int(sorted_lengths[at])
+        if at < large:
+            if (rest := budget - length) >= smallest:
+                open_bins[rest] = list(range(at, end))
+                sizes |= 1 << rest
+            continue
         while at < end:
             if fitting := sizes >> length:
                 free = length + (fitting & -fitting).bit_length() - 1
@@ -155,8 +163,12 @@ def _best_fit(order: np.ndarray, lengths: np.ndarray, budget: int) -> list[tuple
             fits = free // length
             while candidates and at < end:
                 index = candidates.pop()
-                taken = min(fits, end - at)
-                bins[index] += documents[at : at + taken]
+                if fits == 1:
+                    taken = 1
+                    bins[index].append(documents[at])
+                else:
+                    taken = min(fits, end - at)
+                    bins[index] += documents[at : at + taken]
                 at += taken
                 if (rest := free - taken * length) >= smallest:
                     open_bins.setdefault(rest, []).append(index)
@@ -181,17 +193,21 @@ def _chunks(order: np.ndarray, size: int) -> list[tuple[int, ...]]:
     return [tuple(order[i : i + size].tolist()) for i in range(0, len(order), size)]
 
 
-def _sums(microbatches: list[tuple[int, ...]], values: np.ndarray) -> list[int]:
-    """The sum of `values` over the documents of each microbatch."""
+def _sums(microbatches: list[tuple[int, ...]], *values: np.ndarray) -> list[np.ndarray]:
+    """The sums of each of `values` over the documents of each microbatch."""
     if not microbatches:
-        return []
+        return [array[:0] for array in values]
     starts = np.cumsum([0, *map(len, microbatches[:-1])])
     members = np.fromiter(chain.from_iterable(microbatches), dtype=np.int64)
-    return np.add.reduceat(values[members], starts).tolist()
+    return [np.add.reduceat(array[members], starts) for array in values]
 
 
-def _give_each_step_something(dealt: list[tuple[int, ...]], counts: list[int], per_step: int) -> None:
+def _give_each_step_something(
+    dealt: list[tuple[int, ...]], counts: np.ndarray, costs: np.ndarray, per_step: int
+) -> None:
     """Exchange microbatches between steps, in place, until no step is without trained tokens."""
+    if counts.all():
+        return
     steps = [range(i, min(i + per_step, len(dealt))) for i in range(0, len(dealt), per_step)]
     spare = [i for members in steps for i in [i for i in members if counts[i]][1:]]
     for members in steps:
@@ -199,12 +215,13 @@ def _give_each_step_something(dealt: list[tuple[int, ...]], counts: list[int], p
             continue
         if not spare:
             raise DataError(
-                f"{sum(map(bool, counts))} of {len(counts)} microbatches have a token to train, too few for"
+                f"{np.count_nonzero(counts)} of {len(counts)} microbatches have a token to train, too few for"
                 f" {len(steps)} optimizer steps. Remove documents without any, or raise batch.accumulate."
             )
         giver, taker = spare.pop(), members[0]
         dealt[giver], dealt[taker] = dealt[taker], dealt[giver]
-        counts[giver], counts[taker] = counts[taker], counts[giver]
+        for sums in (counts, costs):
+            sums[giver], sums[taker] = sums[taker], sums[giver]
 
 
 def _checked(
