@@ -8,7 +8,6 @@ refused by name, never passed over.
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from glm_train.hub import read_text
 
 CONFIG_NAME = "adapter_config.json"
 _LITERAL = re.compile(r"[A-Za-z0-9_.]+", re.ASCII)
-_MOST_TOKENS = 1 << 20
+_MOST_TOKENS, _MOST_ALPHA = 1 << 20, 1e9
 
 # They say where the adapter came from, or how it was trained, or repeat what the tensors show.
 _IRRELEVANT = {
@@ -142,8 +141,8 @@ def _rank(path: Path, key: str, value: object) -> int:
     return value
 
 
-def _number(path: Path, key: str, value: object, below: float = math.inf) -> float:
-    if type(value) not in (int, float) or not 0 <= value < below or not math.isfinite(value):  # type: ignore
+def _number(path: Path, key: str, value: object, below: float = _MOST_ALPHA) -> float:
+    if type(value) not in (int, float) or not 0 <= value < below:  # type: ignore
         raise CheckpointError(f"{path}: {_shown(key)} is {_shown(value)}, expected a number from 0")
     return float(value)  # type: ignore[arg-type]
 

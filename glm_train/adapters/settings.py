@@ -92,4 +92,4 @@ def token_ids(new_tokens: tuple[str | int, ...], tokenizer: object) -> tuple[int
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9

@@ -121,7 +121,9 @@ def _check_whole(model: nn.Module, file: Path, own: str, tensor: StoredTensor) -
 def _check_copy(model: nn.Module, file: Path, own: str, tensor: StoredTensor) -> None:
     base = dict(model.named_parameters()).get(own)
     same = base is not None and tuple(base.shape) == tensor.shape
-    if not same or not (base.is_meta or torch.equal(read_tensor(tensor).to(base), base)):  # type: ignore[union-attr]
+    if base is not None and same and not base.is_meta:
+        same = torch.equal(read_tensor(tensor).to(base), base)
+    if not same:
         raise CheckpointError(
             f"{file}: holds a copy of the base's {own}, which is not that of the model at hand: the adapter was trained"
             " on another base, or with resized embeddings"

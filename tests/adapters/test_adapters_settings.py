@@ -79,6 +79,7 @@ def test_a_target_that_matches_nothing_is_an_error_with_the_names_that_exist(
         ({"r": 17, "init": "olora"}, "adapter.init=olora takes at most 16 parts of it"),
         ({"alpha": 0}, "adapter.alpha"),
         ({"alpha": float("nan")}, "adapter.alpha"),
+        ({"alpha": 10**400}, "adapter.alpha"),
         ({"dropout": 1.0}, "adapter.dropout"),
         ({"init": "pisa"}, "Did you mean 'pissa'?"),
         ({"targets": ()}, "adapter.targets: an empty list adapts nothing"),
