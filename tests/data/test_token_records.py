@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from glm_train.data.readers.conll import read_conll
 from glm_train.data.records import Fault
@@ -65,6 +67,27 @@ def test_values_of_a_table_are_json_texts() -> None:
     assert found({"text": "Anna", "entities": '[{"start": 0, "end": 4, "label": "PER"}]'}) == ["PER: Anna"]
     record = parse_tokens({"tokens": '["a", "b"]', "tags": '["O", "B-x"]'})
     assert (record.text, record.tags) == ("a b", ["O", "B-x"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_entities_come_back_as_they_were(data: st.DataObject) -> None:
+    characters = st.sampled_from("ab 1.-'北か。\u0301\u200d👧🇩🇪\u00a0\n🏽")
+    text = "".join(data.draw(st.lists(characters, min_size=1, max_size=20)))
+    places = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=6)))
+    stretches = zip(places[::2], places[1::2], strict=False)
+    given_ = [entity(a, b, data.draw(st.sampled_from("XY"))) for a, b in stretches if text[a:b].strip()]
+    record = parse_tokens(read(*data.draw(st.permutations(given_)), text=text))
+    assert record.entities is not None
+    back = [
+        (record.words[span.start][0], record.words[span.end - 1][1], span.type) for span in record.entities
+    ]
+    bare = []
+    for one in given_:
+        inside = text[one["start"] : one["end"]]
+        start = one["start"] + len(inside) - len(inside.lstrip())
+        bare.append((start, start + len(inside.strip()), one["label"]))
+    assert back == bare
 
 
 REFUSED = {
