@@ -59,6 +59,7 @@ def prepare_tokens(
     max_length: int | None = None,
     overlap: int | None = None,
     label_pieces: str = "first",
+    causal: bool = False,
     **options: Any,
 ) -> ExampleStore:
     """Records of token classification as tokenised windows, from the cache if they were prepared before.
@@ -69,7 +70,7 @@ def prepare_tokens(
         token_column, tag_column, separator: as for `read_conll`.
         scheme: of the files' tags; `auto` finds the one of all `files`.
         tag_names: what tags that are numbers mean, from 0.
-        max_length, overlap: as for `token_windows`.
+        max_length, overlap, causal: as for `token_windows`.
         label_pieces: "first" labels the first piece of a word, "all" all of them.
         options: on_error, cache_dir, workers, progress, streaming and salt, as for `prepare_chat`.
 
@@ -87,7 +88,7 @@ def prepare_tokens(
         found = discover_tags(files, reader=reader, tag_names=tag_names, may_be_empty=True, **shared)
         scheme = found.scheme or "IOB2"
     encoder = TokenEncoder(
-        tokenizer, tuple(labels), scheme, reader, tuple(tag_names), max_length, overlap, label_pieces
+        tokenizer, tuple(labels), scheme, reader, tuple(tag_names), max_length, overlap, label_pieces, causal
     )
     return prepare(files, encoder, read=reader, **options)
 
@@ -107,6 +108,7 @@ class TokenEncoder:
     max_length: int | None = None
     overlap: int | None = None
     label_pieces: str = "first"
+    causal: bool = False
 
     def __post_init__(self) -> None:
         window_room(self.tokenizer, self.max_length, self.overlap)
@@ -122,7 +124,9 @@ class TokenEncoder:
             return [Encoded(dropped=NO_WORD)]
         try:
             classes = self.classes(record)
-            cut = windows_with_ends(self.tokenizer, record.text, record.words, self.max_length, self.overlap)
+            cut = windows_with_ends(
+                self.tokenizer, record.text, record.words, self.max_length, self.overlap, self.causal
+            )
         except DataError as error:
             raise at_word(error, value) from None
         return [self._encoded(*windowed, classes) for windowed in cut]
@@ -171,4 +175,5 @@ class TokenEncoder:
             "max_length": self.max_length,
             "overlap": self.overlap,
             "label_pieces": self.label_pieces,
+            "causal": self.causal,
         }

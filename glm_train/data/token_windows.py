@@ -35,6 +35,8 @@ def token_windows(
     spans: Sequence[Span],
     max_length: int | None = None,
     overlap: int | None = None,
+    *,
+    causal: bool = False,
 ) -> list[TokenWindow]:
     """The tokens of a text's words, in windows of at most `max_length` with the prefix; each word in exactly one.
 
@@ -43,12 +45,14 @@ def token_windows(
         max_length: None makes one window of all.
         overlap: tokens that two neighbours share at least; default a quarter of `max_length`. No word is cut: windows
             end between words, and share as much as the longest word has.
+        causal: the model sees only what is before a token: each word is answered where most is before it, instead of
+            where the nearer edge is farthest.
 
     Raises:
         ConfigError: `max_length` has no room behind the prefix, or `overlap` is not below that room.
         DataError: a word has more tokens than a window.
     """
-    return [window for window, _ in windows_with_ends(tokenizer, text, spans, max_length, overlap)]
+    return [window for window, _ in windows_with_ends(tokenizer, text, spans, max_length, overlap, causal)]
 
 
 def windows_with_ends(
@@ -57,6 +61,7 @@ def windows_with_ends(
     spans: Sequence[Span],
     max_length: int | None,
     overlap: int | None,
+    causal: bool = False,
 ) -> list[tuple[TokenWindow, np.ndarray]]:
     """The windows, with the positions (n,) behind the last pieces of their words."""
     room, overlap = window_room(tokenizer, max_length, overlap)
@@ -73,7 +78,7 @@ def windows_with_ends(
             f"word {word + 1}, {text[slice(*spans[word])][:40]!r}, has {longest} tokens, and a window has room for"
             f" {room}. Raise data.max_length, or write spaces where words end."
         )
-    return _cut(encoded, room, max(overlap, longest - 1))
+    return _cut(encoded, room, max(overlap, longest - 1), causal)
 
 
 def window_room(
@@ -98,8 +103,11 @@ def window_room(
     return room, overlap
 
 
-def _cut(encoded: EncodedWords, room: int, overlap: int) -> list[tuple[TokenWindow, np.ndarray]]:
-    """Each word goes to the window in which the nearer edge is farthest from its first piece, the earlier of two."""
+def _cut(
+    encoded: EncodedWords, room: int, overlap: int, causal: bool
+) -> list[tuple[TokenWindow, np.ndarray]]:
+    """Each word goes to the window in which the nearer edge that counts is farthest from its first piece, the earlier
+    of two."""
     offset = int(encoded.begin[0])
     begin, first = encoded.begin - offset, encoded.first - offset
     pieces = encoded.ids[offset : offset + int(begin[-1])]
@@ -108,7 +116,9 @@ def _cut(encoded: EncodedWords, room: int, overlap: int) -> list[tuple[TokenWind
     best, owner = np.full(len(first), -1), np.zeros(len(first), np.int64)
     for number, (low, high) in enumerate(ranges):
         here = slice(low, high)
-        nearer = np.minimum(first[here] - begin[low], begin[high] - 1 - first[here])
+        nearer = first[here] - begin[low]
+        if not causal:
+            nearer = np.minimum(nearer, begin[high] - 1 - first[here])
         better = nearer > best[here]
         best[here] = np.where(better, nearer, best[here])
         owner[here] = np.where(better, number, owner[here])

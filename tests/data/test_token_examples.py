@@ -134,6 +134,7 @@ def test_all_that_decides_labels_is_a_setting(tokenizer: GlmTokenizer) -> None:
         {"max_length": 9},
         {"max_length": 9, "overlap": 1},
         {"label_pieces": "all"},
+        {"causal": True},
     ]
     others = [TokenEncoder(**{"tokenizer": tokenizer, "labels": LABELS, **change}) for change in changes]
     digests = {json.dumps(encoder.settings(), sort_keys=True) for encoder in [base, *others]}

@@ -77,20 +77,20 @@ def test_every_word_is_whole_and_answered_once(
 
 
 @settings(max_examples=100, deadline=None)
-@given(count=st.integers(20, 80), size=st.integers(8, 20), overlap=st.integers(0, 5))
-def test_words_are_answered_where_the_nearer_edge_is_farthest(
-    tokenizer: GlmTokenizer, count: int, size: int, overlap: int
+@given(count=st.integers(20, 80), size=st.integers(8, 20), overlap=st.integers(0, 5), causal=st.booleans())
+def test_words_are_answered_where_they_see_the_most(
+    tokenizer: GlmTokenizer, count: int, size: int, overlap: int, causal: bool
 ) -> None:
     """With words of one token each the windows of all are known, and with them what each word might have had."""
-    found = token_windows(tokenizer, *glued(*[1] * count), size + 2, overlap)
+    found = token_windows(tokenizer, *glued(*[1] * count), size + 2, overlap, causal=causal)
     ranges = []  # of each window, its first and last word
     for ids, words, positions in found:
         first = int(words[0] - (positions[0] - 2))
         ranges.append((first, first + len(ids) - 3))
     for (_, words, _), (low, high) in zip(found, ranges, strict=True):
         for word in words.tolist():
-            best = max(min(word - a, b - word) for a, b in ranges if a <= word <= b)
-            assert min(word - low, high - word) == best
+            seen = [word - a if causal else min(word - a, b - word) for a, b in ranges if a <= word <= b]
+            assert max(seen) == (word - low if causal else min(word - low, high - word))
     for (_, before), (after, _) in pairwise(ranges):
         assert before - after + 1 >= overlap
 
