@@ -26,6 +26,7 @@ def predict(
     overwrite: bool = False,
     threshold: float | None = None,
     generation: dict[str, Any] | None = None,
+    resume: bool = False,
     progress: Progress = silent,
 ) -> Summary:
     """Answer each record of `source` in `output`, one line of JSON a record, in their order.
@@ -34,15 +35,17 @@ def predict(
         run_or_model: a run folder, a model or adapter folder, or a hub id.
         overrides: `key=value` of the settings with which records are read.
         overwrite, threshold, generation, progress: see `PredictOptions`.
+        resume: chat: go on with an output that was not finished.
 
     Raises:
         ConfigError, CheckpointError, DataError: a setting, the model or the file cannot be used; also where no record
             gave an answer. All that can be refused is refused before the model is loaded.
     """
     check_file(source, any_suffix=True)
-    check_places(source, output, overwrite=overwrite)
+    check_places(source, output, overwrite=overwrite or resume)
     chosen = choose(run_or_model, overrides)
-    _check_options(chosen, source, threshold, generation or {})
+    of_chat = [*(generation or {}), *(["resume"] if resume else [])]
+    _check_options(chosen, source, threshold, of_chat)
     options = PredictOptions(
         chosen.config,
         chosen.given,
@@ -63,7 +66,7 @@ def predict(
         return predict_tokens(trained, source, output, options)
     from glm_train.predict.chat import predict_chat
 
-    return predict_chat(trained, source, output, options)
+    return predict_chat(trained, source, output, options, resume=resume)
 
 
 def evaluate(run_or_model: str, overrides: Sequence[str] = (), *, progress: Progress = silent) -> Evaluation:
@@ -91,12 +94,12 @@ def _load(chosen: Chosen, device: str) -> TrainedModel:
     return trained
 
 
-def _check_options(chosen: Chosen, source: Path, threshold: float | None, generation: dict[str, Any]) -> None:
+def _check_options(chosen: Chosen, source: Path, threshold: float | None, of_chat: list[str]) -> None:
     """Refuse what the model's task does not read, and a source that is no file of it."""
     config: Any = chosen.config
     given = "data.format" in chosen.given
-    if chosen.task != "chat" and generation:
-        option = f"--{next(iter(generation)).replace('_', '-')}"
+    if chosen.task != "chat" and of_chat:
+        option = f"--{of_chat[0].replace('_', '-')}"
         raise ConfigError(f"{option} is for chat models, and this one is for {chosen.task}. Leave it out.")
     if chosen.task == "sequence_classification":
         from glm_train.predict.sequence import check_threshold, sequence_items
