@@ -162,7 +162,7 @@ def _open(run: str) -> _Run:
 
 def _free_place(out: Path, found: _Run) -> Path:
     place = free_place(out, found.folder)
-    of_a_run = found.folder.name == "model" and (found.folder.parent / "config.yaml").is_file()
+    of_a_run = (found.folder.parent / "config.yaml").is_file()
     for source in (found.folder.parent if of_a_run else found.folder, found.base):
         if place.is_relative_to(source.resolve()):
             raise ConfigError(f"{out} lies inside {source}, which is only read; give a folder outside it")
