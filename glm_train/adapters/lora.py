@@ -83,7 +83,7 @@ def install(
         train_whole(model.get_submodule(name), model_dtype)
     tokens = add_new_tokens(model, ids, with_head=head_rows) if ids else []  # type: ignore[arg-type]
     model.train(model.training)  # the new modules too
-    return remember(model, settings, list(adapted), whole, tokens)
+    return remember(model, settings, list(adapted), whole, tokens, model_dtype)
 
 
 def _inject(model: nn.Module, settings: LoraSettings, adapted: Mapping[str, tuple[int, float]]) -> None:

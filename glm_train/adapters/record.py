@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,10 +68,13 @@ def has_adapter(model: nn.Module) -> bool:
 
 
 def remember(
-    model: nn.Module, settings: LoraSettings, adapted: list[str], whole: list[str], tokens: list[str]
+    model: nn.Module,
+    settings: LoraSettings,
+    adapted: list[str],
+    whole: list[str],
+    tokens: list[str],
+    base_dtype: torch.dtype,
 ) -> AdapterReport:
-    body: Any = getattr(model, "model", model)
-    frozen = next(p for p in body.layers[0].parameters() if not p.requires_grad and p.is_floating_point())
     parameters = list(model.parameters())
     report = AdapterReport(
         settings,
@@ -81,7 +83,7 @@ def remember(
         tuple(tokens),
         trainable=sum(p.numel() for p in parameters if p.requires_grad),
         total=sum(numbers_in(p) for p in parameters),
-        base_dtype=frozen.dtype,
+        base_dtype=base_dtype,
         quantized=any(getattr(p, "quant_state", None) is not None for p in parameters),
     )
     setattr(model, _ATTRIBUTE, report)

@@ -24,6 +24,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "pissa": {"init": "pissa"},
     "olora-dora": {"init": "olora", "dora": True},
     "head": {"targets": ("all-linear", "lm_head")},
+    "head-dora": {"targets": ("q_proj", "lm_head"), "dora": True},
     "tokens": {"new_tokens": (11, 40)},
     "whole": {"modules_to_save": ("embed_tokens", "model.norm", "lm_head")},
 }
@@ -80,7 +81,7 @@ def test_packed_training_and_forward_agree_on_the_loss_and_every_gradient(kind: 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_activation_checkpointing_gives_equal_gradients(kind: str) -> None:
-    drop = 0.0 if kind == "head" else 0.2
+    drop = 0.0 if kind.startswith("head") else 0.2
     model = adapted(make(), dropout=drop, **KINDS[kind]).train()
     checked = copy.deepcopy(model)
     parallelize(checked, activation_checkpointing="full", compile=False)
