@@ -39,6 +39,8 @@ COMMANDS = (
     Command("export", "write a run's model as a Hugging Face folder, checked", "glm_train.cli.export"),
     Command("convert", "rewrite a model folder: chatglm layout <-> Hugging Face's", "glm_train.cli.convert"),
     Command("generate", "answer a prompt, or chat, with a trained model", "glm_train.cli.generate"),
+    Command("predict", "answer each record of a file: labels, entities, replies", "glm_train.cli.predict"),
+    Command("evaluate", "score a model on labelled data", "glm_train.cli.evaluate"),
 )
 _EPILOG = "Settings are written key=value, such as optim.lr=1e-4. See also `glm-train COMMAND --help`."
 
