@@ -73,7 +73,7 @@ def choose(run_or_model: str, overrides: Sequence[str], *, evaluate: bool = Fals
     # What stands later wins, so the user's own come last.
     words = [*_NEUTRAL, *((*_NO_SPLIT, "trainer.result=last") if evaluate else ()), *overrides]
     recipe = str(folder.parent / "config.yaml")
-    config = compose(recipe, words) if of_run else _defaults(folder, task, words)
+    config = compose(recipe, words) if of_run else _defaults(folder, task, model_config.bidirectional, words)
     if config.task.name != task:
         raise ConfigError(
             f"{recipe}: the run's task is {config.task.name}, and its model is one of {task}."
@@ -101,11 +101,11 @@ def _read_model(folder: Path) -> tuple[str, GlmConfig]:
     return tasks.get(adapter.task_type or "", "chat"), GlmConfig.from_pretrained(adapter.base_name)
 
 
-def _defaults(folder: Path, task: str, overrides: Sequence[str]) -> RunConfig:
+def _defaults(folder: Path, task: str, bidirectional: bool, overrides: Sequence[str]) -> RunConfig:
     """The schema's defaults, as a recipe says them that only names the model."""
     recipe = {
         "defaults": ["base", {"override task": task}, {"override data": DATA_OF[task]}, "_self_"],
-        "model": {"path": str(folder)},
+        "model": {"path": str(folder), "bidirectional": bidirectional},
         "data": {"train": "none"},
         "trainer": {
             "max_steps": 1,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from glm_train.build_data import TokenLabels, prepare_for
 from glm_train.data.readers.record import Item
 from glm_train.data.records import SUFFIXES, read_items
 from glm_train.data.token_examples import token_windows, window_room
@@ -44,13 +45,16 @@ def predict_tokens(trained: TrainedModel, source: Path, output: Path, options: P
     window_room(trained.tokenizer, data.max_length, data.overlap)  # refuses bad settings
     labels = trained.model.config.id2label
     names = [labels[index] for index in sorted(labels)]
+    # What examples are made with, so that a document is cut as it was for training.
+    made = prepare_for(options.config, trained.tokenizer, TokenLabels(tuple(names))).keywords
+    cut = {key: made[key] for key in ("max_length", "overlap", "causal") if key in made}
     given = "data.format" in options.given
     conll = reads_conll(source, data, given=given)
 
     def encode(value: dict[str, Any]) -> Job:
         kind = "tokens" if conll else _kind(value, data.format, given=given)
         record = parse_tokens(value, kind, labelled=False)
-        found = token_windows(trained.tokenizer, record.text, record.words, data.max_length, data.overlap)
+        found = token_windows(trained.tokenizer, record.text, record.words, **cut)
         documents = [(window.ids, window.positions) for window in found]
         words = np.concatenate([window.words for window in found]) if found else np.zeros(0, np.int64)
         return Job(0, documents, what=_Words(record, words, kind == "tokens"))
