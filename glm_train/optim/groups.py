@@ -47,7 +47,7 @@ def parameter_groups(
     if not decayed and not kept and not factors_b:
         raise ConfigError("no parameter of the model is trainable: unfreeze some, or add an adapter")
     if lr_ratio_b is not None and not factors_b:
-        raise ConfigError("adapter.lr_ratio_b has no effect: the model has no LoRA adapter; set it to null")
+        raise ConfigError("adapter.lr_ratio has no effect: the model has no LoRA adapter; set it to null")
     groups = ((decayed, {"weight_decay": weight_decay}), (kept, {"weight_decay": 0.0}))
     made = [{"params": list(members.items()), **rule} for members, rule in groups if members]
     if lr_ratio_b is not None:
