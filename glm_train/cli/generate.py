@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from glm_train.errors import ConfigError
+from glm_train.cli.chat_session import ChatSession, show_answer, typed_texts
+from glm_train.errors import ConfigError, DataError
+from glm_train.text.messages import Message
+
+if TYPE_CHECKING:
+    from glm_train.text.answers import Answer
+
+Tools = tuple[dict[str, Any], ...] | None
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
-        "generate", help="talk to a model", description="Answer each --prompt, or chat when none is given."
+        "generate",
+        help="talk to a model",
+        description="Answer each --prompt, or the chats of a --file, or chat when neither is given.",
     )
     parser.add_argument("model", metavar="RUN_OR_MODEL", help="a run folder, a model folder or a hub id")
     parser.add_argument(
         "--prompt", action="append", default=[], help="a user message; may be given several times"
     )
+    parser.add_argument(
+        "--file", help="answer each chat of a data file, or each line of a text file, one after the other"
+    )
     parser.add_argument("--system", help="a system message")
+    parser.add_argument("--tools", metavar="FILE", help="tools that the model may call: a JSON list of them")
     parser.add_argument(
         "--max-new-tokens", type=int, default=256, help="longest answer, in tokens (default 256)"
     )
@@ -42,31 +57,74 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     sampling = _sampling(args)
+    given_tools = _tools(args.tools)
     from glm_train.generate import Talker
-    from glm_train.text.chat import Message
+
+    talker = Talker(args.model)
+
+    def answer(messages: Sequence[Message], tools: Tools = given_tools) -> Answer:
+        reply = talker.answer(messages, tools=tools, on_text=_show, **sampling)
+        show_answer(reply)
+        return reply
 
     system = [Message("system", args.system)] if args.system else []
-    talker = Talker(args.model)
-    history: list[Message] = []
-    for prompt in args.prompt or _typed():
-        if args.prompt:
-            history = []  # each --prompt is a conversation of its own
+    if args.file is not None:
+        _answer_file(Path(args.file), system, given_tools, answer)
+    elif args.prompt:
+        for prompt in args.prompt:  # each is a conversation of its own
             print(f"> {prompt}")
-        history.append(Message("user", prompt))
-        answer = talker.answer([*system, *history], on_text=_show, **sampling)
-        if answer.text.strip():
-            history.append(Message("assistant", answer.text))
-        else:
-            history.pop()  # GLM has no empty turn: the conversation goes on as if this were not asked
-        ended = f"stopped by {answer.stopped_by}" if answer.stopped_by else "cut by --max-new-tokens"
-        print(f"\n  [{ended}, {answer.tokens} tokens]\n", flush=True)
+            answer([*system, Message("user", prompt)])
+    else:
+        session = ChatSession(answer, args.system or "")
+        for text in typed_texts():
+            if not session.take(text):
+                break
     return 0
+
+
+def _answer_file(
+    path: Path,
+    system: list[Message],
+    given_tools: Tools,
+    answer: Callable[[Sequence[Message], Tools], Answer],
+) -> None:
+    """Answer the chats or prompts of a file. What a chat says itself goes before --system and --tools."""
+    from glm_train.predict.questions import read_questions
+
+    for question in read_questions(path):
+        chat = question.conversation
+        messages = chat.messages if chat.messages[0].role == "system" else (*system, *chat.messages)
+        print(f"> {messages[-1].content}")
+        answer(messages, chat.tools or given_tools)
+
+
+def _tools(path: str | None) -> Tools:
+    """The tools of a file: a JSON list of them. Raises `ConfigError` or `DataError`."""
+    if path is None:
+        return None
+    from glm_train.data.formats.tools import read_tools
+
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        listed = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        what = getattr(error, "strerror", None) or error
+        raise ConfigError(f"--tools {path}: cannot be read as JSON: {what}") from None
+    try:
+        tools = read_tools([listed] if isinstance(listed, dict) else listed, "tools")
+    except DataError as error:
+        raise ConfigError(f"--tools {path}: {error}") from None
+    if tools is None:
+        raise ConfigError(f"--tools {path}: it holds no tool; write a list of tools, or leave --tools out")
+    return tools
 
 
 def _sampling(args: argparse.Namespace) -> dict[str, object]:
     """The arguments of generate; refuses values that have no effect."""
     if args.max_new_tokens < 1:
         raise ConfigError(f"--max-new-tokens {args.max_new_tokens}: must be at least 1")
+    if args.prompt and args.file is not None:
+        raise ConfigError("--prompt and --file are two ways to ask; give one")
     if any(not prompt.strip() for prompt in args.prompt):
         raise ConfigError("--prompt is empty: write a question, or leave it out to chat")
     penalty = args.repetition_penalty
@@ -97,21 +155,6 @@ def _check_drawing(args: argparse.Namespace) -> None:
         raise ConfigError(f"--top-k {args.top_k}: must be at least 1, or 0 for all tokens")
     if args.min_p is not None and not 0 <= args.min_p <= 1:
         raise ConfigError(f"--min-p {args.min_p}: must be from 0 to 1")
-
-
-def _typed() -> Iterator[str]:
-    """User messages typed at the terminal, or the lines of standard input, until it ends."""
-    interactive = sys.stdin.isatty()
-    if interactive:
-        print("A chat; an empty line or Ctrl-D ends it.")
-    while True:
-        try:
-            line = input("> " if interactive else "")
-        except EOFError:
-            return
-        if not line.strip():
-            return
-        yield line
 
 
 def _show(text: str) -> None:
