@@ -46,6 +46,10 @@ class TokenLabels:
     """The classes of token classification, in order."""
 
     names: tuple[str, ...]
+    found: bool = False  # in the data; otherwise their order says what tags that are numbers mean
+
+    def __str__(self) -> str:
+        return listed(self.names)
 
     def config_changes(self) -> dict[str, Any]:
         return {
@@ -107,8 +111,9 @@ def prepare_data(
     settings = config.data
     # All files of both are found before the first is read: that one may take an hour.
     streaming = settings.streaming
-    sources = find_sources(settings.train, split="train", streaming=streaming)
-    held_out = find_sources(settings.validation or (), split="validation", streaming=streaming)
+    find = partial(find_sources, streaming=streaming, any_suffix=getattr(settings, "format", "") == "conll")
+    sources = find(settings.train, split="train")
+    held_out = find(settings.validation or (), split="validation")
     files = files_of(sources)
     labels = find_labels(config, model_config, files, progress)
     prepare = partial(
@@ -149,7 +154,7 @@ def find_labels(
             return TokenLabels(tuple(names))
         reader = TokenReader(data.format, data.token_column, data.tag_column, data.separator)
         found = discover_tags(files, reader=reader, scheme=data.scheme, **shared)
-        return TokenLabels(tuple(found.labels))
+        return TokenLabels(tuple(found.labels), found=True)
     assert isinstance(task, SequenceClassification)
     if own:
         labels = SequenceLabels.of_model(model_config.id2label, model_config.problem_type)
@@ -181,12 +186,13 @@ def prepare_for(config: RunConfig, tokenizer: GlmTokenizer, labels: RunLabels | 
             stop_token=data.stop_token,
         )
     if isinstance(data, TokenData):
-        assert labels is not None
+        assert isinstance(labels, TokenLabels)
         return partial(
             prepare_tokens,
             tokenizer=tokenizer,
             labels=labels.names,
-            tag_names=labels.names,
+            tag_names=() if labels.found else labels.names,
+            causal=not config.model.bidirectional,
             format=data.format,
             token_column=data.token_column,
             tag_column=data.tag_column,
@@ -205,6 +211,11 @@ def prepare_for(config: RunConfig, tokenizer: GlmTokenizer, labels: RunLabels | 
         max_length=data.max_length,
         truncation=data.truncation,
     )
+
+
+def listed(names: tuple[str, ...]) -> str:
+    """Names in one line, the first dozen of them."""
+    return f"{len(names)}: {', '.join(names[:12])}" + (", ..." if len(names) > 12 else "")
 
 
 def _keys(data: SequenceData) -> SequenceKeys:

@@ -44,7 +44,7 @@ def summary(
         *_describe("data", train),
     ]
     if data.labels is not None:
-        lines.append(f"labels      {_listed(data.labels.names)}")
+        lines.append(f"{'labels':<12}{data.labels}")
     if validation is not None:
         lines += _describe("validation", validation)
     lines.append(
@@ -76,8 +76,3 @@ def _count(number: int) -> str:
         if number >= size:
             return f"{number / size:.1f} {unit}"
     return str(number)
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    shown = ", ".join(names[:12])
-    return f"{len(names)}: {shown}" + (", ..." if len(names) > 12 else "")

@@ -12,7 +12,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from glm_train.callbacks.metrics import MetricsLogger
 from glm_train.tasks.base import GlmTask
 
-
 _SHARES = ("accuracy", "f1", "precision", "recall", "auroc")  # what is shown in percent
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from glm_train.errors import CheckFailed, ConfigError
 
 if TYPE_CHECKING:
+    from glm_train.config.schema import RunConfig
     from glm_train.preview.report import Preview
 
 _SHOWN = 3
@@ -57,25 +58,52 @@ def run(args: argparse.Namespace) -> int:
     from glm_train.config.compose import compose
 
     config = compose(args.recipe, args.overrides)
+    show = _show_chats if config.task.name == "chat" else _show_labels
+    faults = show(config, args, page, _SHOWN if args.examples is None else args.examples)
+    sys.stdout.flush()
+    if faults:
+        raise CheckFailed("\n".join(faults))
+    return 0
+
+
+def _show_chats(config: RunConfig, args: argparse.Namespace, page: Path | None, limit: int) -> list[str]:
+    """Show what was asked for; the broken rules."""
     from glm_train.preview.report import Preview
 
     preview = Preview(config, args.leakage)
-    limit = _SHOWN if args.examples is None else args.examples
     if args.json:
         _print_json(preview, args.examples)
     elif page is not None:
         from glm_train.preview.page import page as html_page
 
-        page.write_text(html_page(preview, limit, title=args.recipe), encoding="utf-8")
-        print(f"written     {page}")
+        _write(page, html_page(preview, limit, title=args.recipe))
     else:
         from glm_train.preview.terminal import print_preview
 
-        print_preview(preview, limit, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
-    sys.stdout.flush()
-    if preview.report.faults:
-        raise CheckFailed("\n".join(preview.report.faults))
-    return 0
+        print_preview(preview, limit, colour=_colour())
+    return preview.report.faults
+
+
+def _show_labels(config: RunConfig, args: argparse.Namespace, page: Path | None, limit: int) -> list[str]:
+    from glm_train.preview.labelled import RunLabelPreview
+
+    preview = RunLabelPreview(config, args.leakage)
+    if args.json:
+        preview.print_json(args.examples)
+    elif page is not None:
+        _write(page, preview.page(limit, title=args.recipe))
+    else:
+        preview.print_text(limit, colour=_colour())
+    return preview.faults
+
+
+def _write(page: Path, text: str) -> None:
+    page.write_text(text, encoding="utf-8")
+    print(f"written     {page}")
+
+
+def _colour() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
 def _print_json(preview: Preview, limit: int | None) -> None:

@@ -41,13 +41,16 @@ class Source:
     weight: float = 1.0
 
 
-def find_sources(names: Sequence[str], *, split: str, streaming: bool = False) -> list[Source]:
+def find_sources(
+    names: Sequence[str], *, split: str, streaming: bool = False, any_suffix: bool = False
+) -> list[Source]:
     """The sources that `names` mean, every file of them checked to be there and of a known format.
 
     Args:
         names: as `data.train` has them.
         split: the split to take of a data set that has several, where the name names none.
         streaming: whether records are to be read one by one, which only JSON Lines can do.
+        any_suffix: whether files are text whatever their names say.
 
     Raises:
         DataError: all that is wrong with the names, a line each.
@@ -60,7 +63,7 @@ def find_sources(names: Sequence[str], *, split: str, streaming: bool = False) -
                 _refuse_data_sets(name)
             source = find_source(name, split=split)
             for file in source.files:
-                check_file(file)
+                check_file(file, any_suffix=any_suffix)
                 if streaming:
                     check_streamable(file)
             sources.append(source)

@@ -20,17 +20,22 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f6f8; paddi
 
 def page(preview: Preview, limit: int, *, title: str) -> str:
     """`limit` examples of each split, the broken rules, and the report."""
-    shown = html.escape(title)
     legend = "".join(f"<span class={kind}>{kind}</span> " for kind in (CONTEXT, TRAINED, STOP))
-    faults = "".join(f"<p class=fault>{html.escape(fault)}</p>" for fault in preview.report.faults)
-    report = html.escape("\n".join(report_lines(preview.report)))
     examples = "".join(
         f"<h3>{example.split} {example.index}: {html.escape(example.file)}:{example.line}</h3><pre>"
         + "".join(f"<span class={kind}>{html.escape(text)}</span>" for kind, text in preview.parts(example))
         + "</pre>"
         for example in preview.examples(limit)
     )
+    report = report_lines(preview.report)
+    return document(title, preview.report.faults, report, f"<p>{legend}</p>{examples}")
+
+
+def document(title: str, faults: list[str], report: list[str], examples: str) -> str:
+    """The whole page; `examples` are HTML, the other parts text."""
+    shown, text = html.escape(title), html.escape("\n".join(report))
+    broken = "".join(f"<p class=fault>{html.escape(fault)}</p>" for fault in faults)
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{shown}</title><style>{_STYLE}</style>"
-        f"<h1>What {shown} would train</h1>{faults}<pre>{report}</pre><p>{legend}</p>{examples}</html>\n"
+        f"<h1>What {shown} would train</h1>{broken}<pre>{text}</pre>{examples}</html>\n"
     )
