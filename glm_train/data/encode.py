@@ -172,6 +172,7 @@ class Encoded:
     labels: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     trained: int = 0
     dropped_messages: int = 0
+    dropped_tokens: int = 0  # that truncation took away
     cut: bool = False
     dropped: str = ""
     line: int = 0

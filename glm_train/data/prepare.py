@@ -230,9 +230,8 @@ class ChatEncoder:
         trained = trained_tokens(labels)
         if trained == 0:
             return [Encoded(dropped="no token of it is trained")]
-        return [
-            Encoded(np.frombuffer(chat.input_ids, np.int32), labels, trained, chat.dropped_messages, chat.cut)
-        ]
+        ids = np.frombuffer(chat.input_ids, np.int32)
+        return [Encoded(ids, labels, trained, chat.dropped_messages, chat.dropped_tokens, chat.cut)]
 
     def settings(self) -> dict[str, Any]:
         return {

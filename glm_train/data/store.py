@@ -74,7 +74,9 @@ class PrepareReport:
     dropped_at: dict[str, tuple[str, ...]] = field(default_factory=dict)  # reason -> the first few, path:line
     shortened: int = 0  # examples that lost whole messages to the length limit
     dropped_messages: int = 0  # the messages that they lost
+    dropped_tokens: int = 0  # the tokens that truncation took away
     cut: int = 0  # examples whose last answer was cut, so that it has no stop token
+    content: str = ""  # a hash of the ids and labels of all examples, in their order
     cache_hit: bool = False
     cache_folder: str = ""
     seconds: float = 0.0
@@ -99,6 +101,9 @@ class PrepareReport:
             lines.append(f"shortened {self.shortened:,} examples by {self.dropped_messages:,} messages")
         if self.cut:
             lines.append(f"cut the last answer of {self.cut:,} examples; a cut answer gets no stop token")
+        if self.dropped_tokens:
+            share = self.dropped_tokens / (self.dropped_tokens + self.tokens)
+            lines.append(f"truncation left out {self.dropped_tokens:,} tokens ({share:.1%})")
         return lines
 
 
@@ -212,6 +217,13 @@ class ExampleStore:
     def digest(self, index: int, salt: bytes = b"") -> bytes:
         """The `token_digest` of an example."""
         return token_digest(self[index][0], salt)
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that two stores share where they have the same examples (ids and labels) in the same
+        order, whatever the files are called and however they are kept."""
+        chosen = b"" if self._rows is None else np.asarray(self._rows, "<i8").tobytes()
+        return hashlib.sha256(self.report.content.encode() + chosen).hexdigest()[:32]
 
     def select(self, rows: np.ndarray) -> ExampleStore:
         """The store of these examples alone, in this order, over the same mapped file."""

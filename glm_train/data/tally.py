@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 
@@ -20,6 +21,7 @@ class Tally:
         self.counts: Counter[str] = Counter()
         self.records, self.faulty = [0] * len(paths), [0] * len(paths)
         self.longest = 0
+        self.content = hashlib.blake2b(digest_size=16)
         self.dropped: Counter[str] = Counter()
         self.dropped_at: dict[str, list[tuple[int, int]]] = {}
 
@@ -32,14 +34,17 @@ class Tally:
             self._drop(example.dropped, file, example.line)
             return False
         self.longest = max(self.longest, len(example.input_ids))
-        self.counts.update(
-            examples=1,
-            tokens=len(example.input_ids),
-            trained_tokens=example.trained,
-            shortened=int(example.dropped_messages > 0),
-            dropped_messages=example.dropped_messages,
-            cut=int(example.cut),
-        )
+        counts = self.counts
+        counts["examples"] += 1
+        counts["tokens"] += len(example.input_ids)
+        counts["trained_tokens"] += example.trained
+        counts["shortened"] += example.dropped_messages > 0
+        counts["dropped_messages"] += example.dropped_messages
+        counts["dropped_tokens"] += example.dropped_tokens
+        counts["cut"] += example.cut
+        self.content.update(b"%d %d;" % (len(example.input_ids), len(example.labels)))
+        self.content.update(example.input_ids.astype("<i4", copy=False).tobytes())
+        self.content.update(example.labels.astype("<i4", copy=False).tobytes())
         return True
 
     def _drop(self, reason: str, file: int, line: int) -> None:
@@ -85,5 +90,7 @@ class Tally:
             dropped=dict(self.dropped),
             shortened=self.counts["shortened"],
             dropped_messages=self.counts["dropped_messages"],
+            dropped_tokens=self.counts["dropped_tokens"],
             cut=self.counts["cut"],
+            content=self.content.hexdigest(),
         )

@@ -49,6 +49,7 @@ class SplitReport:
     stops: dict[str, int]  # trained stop tokens by spelling
     shortened: int
     dropped_messages: int
+    dropped_tokens: int
     cut: int
     dropped: dict[str, int]
     histogram: list[tuple[int, int, int]]
@@ -78,6 +79,8 @@ class Report:
     validation: SplitReport | None
     duplicates_in_training: int
     validation_also_in_training: int
+    validation_prompts_in_training: int  # of further examples: the same question with another answer
+    first_prompts_in_training: list[str]  # file:line
     packing: Packing
     faults: list[str]
 
@@ -109,11 +112,13 @@ class Preview:
         self.turns = turn_tokens(self.tokenizer)
         weighed = weigh(self.train, data.weights, config.seed)
         plan = build_plan(config, weighed)
-        duplicates = find_duplicates(self.train, self.validation)
         everything = getattr(config.data, "train_on", "") == "all"
         split = config.data.validation is None
         stores = {"train": self.train, **({} if self.validation is None else {"validation": self.validation})}
-        checks = {name: check_masks(store, self.turns) for name, store in stores.items()}
+        decode = self.tokenizer.decode if self.validation is not None else None
+        checks = {name: check_masks(store, self.turns, decode) for name, store in stores.items()}
+        prompts = checks["train"].prompts, checks["validation"].prompts if "validation" in checks else []
+        duplicates = find_duplicates(self.train, self.validation, prompts)
         faults = [
             fault
             for name, store in stores.items()
@@ -128,6 +133,8 @@ class Preview:
             reports.get("validation"),
             duplicates.in_training,
             duplicates.in_both,
+            duplicates.same_prompt,
+            [":".join(map(str, stores["validation"].source(i))) for i in duplicates.first_same_prompt],
             _packing(plan, weighed),
             faults,
         )
@@ -166,6 +173,7 @@ class Preview:
             stops={self.tokenizer.id_to_token(i) or str(i): n for i, n in check.stops.most_common()},
             shortened=made.shortened,
             dropped_messages=made.dropped_messages,
+            dropped_tokens=made.dropped_tokens,
             cut=made.cut,
             dropped=dict(made.dropped),
             histogram=histogram(store.lengths),
@@ -178,7 +186,7 @@ def turn_tokens(tokenizer: GlmTokenizer) -> TurnTokens:
     names = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>", "[gMASK]", "<sop>")
     ids = {name: tokenizer.token_to_id(name) for name in names}
     known = frozenset(id_ for id_ in ids.values() if id_ is not None)
-    return TurnTokens(frozenset(tokenizer.stop_token_ids), ids["<|assistant|>"], known)
+    return TurnTokens(frozenset(tokenizer.stop_token_ids), ids["<|assistant|>"], known, ids["<|user|>"])
 
 
 def histogram(lengths: np.ndarray) -> list[tuple[int, int, int]]:

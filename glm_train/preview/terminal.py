@@ -30,6 +30,11 @@ def report_lines(report: Report) -> list[str]:
     if report.validation is not None:
         lines += _split_lines("validation", report.validation)
         lines.append(f"{'':12}{report.validation_also_in_training:,} examples are also in training")
+        places = ", ".join(report.first_prompts_in_training)
+        first = f" (first: {places})" if places else ""
+        lines.append(
+            f"{'':12}{report.validation_prompts_in_training:,} more ask what training asks too{first}"
+        )
     packing = report.packing
     fill = "" if packing.fill is None else f", {packing.fill:.2%} full"
     lines.append(f"{'packing':<12}{packing.microbatches:,} microbatches an epoch{fill}")

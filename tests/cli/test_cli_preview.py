@@ -91,6 +91,28 @@ def test_leakage_above_the_allowed_share_is_refused(preview: Run, chat_file: Pat
     assert preview(both, "data.validation_fraction=null", "--leakage", "1")[0] == 0
 
 
+def test_prompts_with_another_answer_are_counted_and_no_fault(
+    preview: Run, tmp_path: Path, chat_file: Path
+) -> None:
+    records = [json.loads(line) for line in chat_file.read_text(encoding="utf-8").splitlines()]
+    for record in records:
+        record["messages"][-1]["content"] += " Indeed."
+    other = tmp_path / "other.jsonl"
+    other.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    both = (f"data.validation={other}", "data.validation_fraction=null")
+    code, out, _ = preview("--json", *both)
+    report = json.loads(out.splitlines()[-1])["report"]
+    assert code == 0
+    assert report["validation_also_in_training"] == 0
+    assert report["validation_prompts_in_training"] == len(records)
+    assert report["first_prompts_in_training"][0] == f"{other}:1"
+    line = f"{len(records)} more ask what training asks too (first: {other}:1"
+    assert line in preview(*both)[1]
+    page = tmp_path / "page.html"
+    assert preview("--html", str(page), *both)[0] == 0
+    assert line in page.read_text(encoding="utf-8")
+
+
 def test_a_part_split_off_never_leaks(preview: Run, tmp_path: Path, chat_file: Path) -> None:
     twice = tmp_path / "twice.jsonl"
     twice.write_text(chat_file.read_text(encoding="utf-8") * 2, encoding="utf-8")

@@ -100,11 +100,13 @@ def test_too_long_examples_are_left_out_and_counted(tmp_path: Path, tokenizer: G
 def test_cut_and_shortened_are_counted(tmp_path: Path, tokenizer: GlmTokenizer) -> None:
     turns = [{"role": r, "content": c * 30} for r, c in (("user", "a "), ("assistant", "b ")) * 3]
     cut = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b " * 300}]}
-    report = prepare_chat(
-        [write(tmp_path / "c.jsonl", [{"messages": turns}, cut])], tokenizer, max_length=150
-    ).report
+    path = write(tmp_path / "c.jsonl", [{"messages": turns}, cut])
+    report = prepare_chat([path], tokenizer, max_length=150).report
     assert (report.shortened, report.cut) == (1, 1)
     assert report.dropped_messages >= 2
+    whole = prepare_chat([path], tokenizer).report
+    assert report.dropped_tokens == whole.tokens - report.tokens > 0
+    assert f"truncation left out {report.dropped_tokens:,} tokens" in str(report)
     assert report.longest <= 150
 
 

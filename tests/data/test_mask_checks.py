@@ -92,3 +92,42 @@ def test_duplicates_within_training_and_across(tmp_path: Path) -> None:
     assert (found.in_training, found.in_both, found.validation, found.first_in_both) == (2, 1, 4, (1,))
     assert found.share == 0.25
     assert find_duplicates(train, None).share == 0
+
+
+def spelled(ids: list[int]) -> str:
+    return "".join({1: " a", 2: "b ", 4: "B", 5: "\n\n"}.get(id_, f"<{id_}>") for id_ in ids)
+
+
+def test_prompts_that_training_has_with_another_answer(tmp_path: Path) -> None:
+    turns = TurnTokens(TURNS.stops, TURNS.hand_over, TURNS.roles, USER)
+
+    def row(*ids: int, answer: int = 9) -> tuple[list[int], list[int]]:
+        asked = [*ids, ASSISTANT]
+        return [*asked, answer, USER], [X] * len(asked) + [answer, USER]
+
+    train = store_of(tmp_path / "train", row(USER, 1, 2), row(USER, 3, ASSISTANT, 7, USER, 3))
+    rows = {
+        "the same": (row(USER, 1, 2), False),
+        "another answer": (row(USER, 1, 2, answer=8), True),
+        "another system message": (row(SYSTEM, 6, USER, 1, 2), True),
+        "case and white space": (row(USER, 5, 1, 4, 5), True),
+        "another question": (row(USER, 1, 3), False),
+        "the same last question after another answer": (row(USER, 3, ASSISTANT, 6, USER, 3), False),
+        "the same history": (row(USER, 3, ASSISTANT, 7, USER, 3, answer=8), True),
+        "no question": (row(3), False),
+    }
+    validation = store_of(tmp_path / "validation", *(found for found, _ in rows.values()))
+    prompts = tuple(check_masks(store, turns, spelled).prompts for store in (train, validation))
+    found = find_duplicates(train, validation, prompts)
+    expected = [i for i, (_, same) in enumerate(rows.values()) if same]
+    assert (found.in_both, found.same_prompt, found.first_same_prompt) == (1, len(expected), tuple(expected))
+    assert find_duplicates(train, validation).same_prompt == 0, "nothing is known of prompts"
+    assert check_masks(train, turns).prompts == []
+
+
+def test_the_prompt_where_all_text_is_trained_is_the_first_question(tmp_path: Path) -> None:
+    turns = TurnTokens(TURNS.stops, TURNS.hand_over, TURNS.roles, USER)
+    rows = [[SYSTEM, 6, USER, 1, 2, ASSISTANT, answer, USER] for answer in (7, 8)]
+    train, validation = (store_of(tmp_path / str(n), (ids, [X, *ids[1:]])) for n, ids in enumerate(rows))
+    prompts = tuple(check_masks(store, turns, spelled).prompts for store in (train, validation))
+    assert find_duplicates(train, validation, prompts).same_prompt == 1

@@ -39,6 +39,32 @@ def test_store_holds_the_examples(tmp_path: Path) -> None:
     assert report.files == (str(first), str(second))
 
 
+def test_the_fingerprint_is_of_the_examples_alone(tmp_path: Path) -> None:
+    records = [{"ids": [1, 2, 3]}, {"ids": [4, 5]}, {"ids": [6, 7]}]
+    path = write(tmp_path / "a.jsonl", records)
+    store = prepare([path], WordEncoder())
+    parts = write(tmp_path / "b.jsonl", records[:1]), write(tmp_path / "c.jsonl", ["", *records[1:]])
+    same = [
+        prepare([path], WordEncoder()),
+        prepare(parts, WordEncoder()),
+        prepare([path], WordEncoder(), streaming=True),
+        pickle.loads(pickle.dumps(store)),
+    ]
+    assert {other.fingerprint for other in same} == {store.fingerprint}
+    edited = (
+        [{"ids": [1, 2, 4]}, *records[1:]],
+        [{"ids": [1, 2, 3], "train": 2}, *records[1:]],
+        records[::-1],
+    )
+    others = [prepare([write(tmp_path / f"{n}.jsonl", rows)], WordEncoder()) for n, rows in enumerate(edited)]
+    others += [store.select(np.array(rows)) for rows in ([0, 1], [1, 0], [0, 1, 2, 2])]
+    assert len({store.fingerprint, *(other.fingerprint for other in others)}) == len(others) + 1
+    assert (
+        store.select(np.array([2, 1])).select(np.array([1])).fingerprint
+        == store.select(np.array([1])).fingerprint
+    )
+
+
 def test_examples_are_views_of_the_mapped_file(tmp_path: Path) -> None:
     store = prepare([write(tmp_path / "a.jsonl", [{"ids": [1, 2]}])], WordEncoder())
     ids, labels = store[0]
