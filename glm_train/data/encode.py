@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ _worker_encoder: Encoder | None = None
 
 def encode_files(
     paths: list[Path], encoder: Encoder, *, workers: int, skip: bool = False, read: Reader = read_items
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """For each chunk of records: the index of its file, its examples, and the fault that ended it, if any.
 
     `read` gives the records of a file. A record may become several examples: their `part` counts them.
@@ -125,7 +125,9 @@ def _encode_chunk(chunk: _Chunk, encoder: Encoder | None = None) -> Result:
     return chunk.file, examples, chunk.error
 
 
-def _encode_parallel(chunks: Iterator[_Chunk], encoder: Encoder, workers: int) -> Iterator[Result]:
+def _encode_parallel(
+    chunks: Iterator[_Chunk], encoder: Encoder, workers: int
+) -> Generator[Result, None, None]:
     """The same results in the same order, with at most four chunks a worker under way.
 
     While they have that many, and most of all while they start, this process encodes too, as far as it may go ahead

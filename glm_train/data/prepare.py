@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -149,8 +150,9 @@ def _build(
 ) -> None:
     parallel = workers > 1 and sum(size for size, _ in states) >= PARALLEL_BYTES
     tally = Tally(paths)
-    with writer(folder) as output:
-        results = encode_files(paths, encoder, workers=workers if parallel else 0, skip=skip, read=read)
+    encoded = encode_files(paths, encoder, workers=workers if parallel else 0, skip=skip, read=read)
+    # Closed here, and not when its memory is freed: that may be in a thread of the pool that it ends.
+    with writer(folder) as output, closing(encoded) as results:
         for file, examples, error in results:
             for example in examples:
                 if tally.keep(example, file):
