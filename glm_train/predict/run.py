@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from glm_train.bar import Progress, silent
-from glm_train.build_model import device_type
+from glm_train.build_model import base_dtype, device_type
 from glm_train.checkpoint.vocabulary import check_vocabulary
 from glm_train.data.records import check_file
 from glm_train.data.sequence_targets import SequenceLabels
@@ -89,7 +89,8 @@ def evaluate(run_or_model: str, overrides: Sequence[str] = (), *, progress: Prog
 
 
 def _load(chosen: Chosen, device: str) -> TrainedModel:
-    trained = load_trained(str(chosen.folder), device=device)
+    # As the run had them: a base that was frozen in bf16 has other sums in fp32.
+    trained = load_trained(str(chosen.folder), device=device, dtype=base_dtype(chosen.config))
     check_vocabulary(trained.model.config, trained.tokenizer)
     return trained
 
