@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,12 @@ def test_vllm_is_warned_of_where_it_loads_no_such_adapter(
     assert main(["export", str(run), str(tmp_path / "out"), "--adapter"]) == 0
     error = capsys.readouterr().err
     assert "vLLM loads no adapter with modules trained whole (score) and DoRA" in error
+
+
+def test_the_documentation_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    offered = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out)) - {"--help"}
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    table = "\n".join(line for line in page.splitlines() if line.startswith("| `--"))
+    assert offered == set(re.findall(r"--[a-z][a-z-]+", table.replace("with `--adapter`", "")))
