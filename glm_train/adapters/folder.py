@@ -109,8 +109,9 @@ def load_adapter(model: nn.Module, folder: str | Path, *, other_base: bool = Fal
     if not other_base:
         _check_base(model, folder)
     stored: StoredAdapter = read_stored(model, folder, folder / WEIGHTS_NAME, config)
+    with_head = HEAD in stored.token_modules
     report = install(
-        model, stored.settings, stored.adapted, list(stored.whole), head_rows=HEAD in stored.token_modules
+        model, stored.settings, stored.adapted, list(stored.whole), head_rows=with_head, new=False
     )
     fill(own_tensors(model), stored)
     return report

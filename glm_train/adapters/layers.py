@@ -77,11 +77,11 @@ def adopt(layer: Linear) -> AdaptedLinear:
 
 
 @torch.no_grad()
-def initialise(layer: AdaptedLinear, init: str) -> None:
+def initialise(layer: AdaptedLinear, init: str, *, new: bool) -> None:
     """First values of the factors, of the start where there is one, and of DoRA's lengths: those of the weight."""
     a_RI, b_OR = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
     base_OI = plain_weight(layer.base_layer)
-    has_start = first_values(base_OI, a_RI, b_OR, init, layer.scaling[ADAPTER])
+    has_start = first_values(base_OI, a_RI, b_OR, init, layer.scaling[ADAPTER], new=new)
     del layer.start_A, layer.start_B  # plain attributes until here
     for name, value in (("start_A", a_RI), ("start_B", b_OR)):
         layer.register_buffer(name, value.clone() if has_start else None, persistent=False)

@@ -63,10 +63,11 @@ def install(
     whole: list[str],
     *,
     head_rows: bool = True,
+    new: bool = True,
 ) -> AdapterReport:
     """Add an adapter whose layers are known (name -> rank and alpha), with fresh first values. Nothing is checked.
 
-    `head_rows`: new tokens have rows in the head too.
+    `head_rows`: new tokens have rows in the head too. `new`: no trained values will take the place of the first ones.
     """
     from glm_train.adapters.layers import adopt, initialise
 
@@ -75,7 +76,7 @@ def install(
     remember_base(model)
     _inject(model, settings, adapted)
     for name in adapted:
-        initialise(adopt(model.get_submodule(name)), settings.init)
+        initialise(adopt(model.get_submodule(name)), settings.init, new=new)
     model.requires_grad_(False)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name)

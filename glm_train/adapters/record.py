@@ -104,9 +104,11 @@ def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The same by the names of the model's parameters and buffers."""
-    record_of(model)
+    whole = set(record_of(model).whole)
     tensors: dict[str, Tensor] = {
-        name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if ".lora_" in name or name.endswith(_DELTA) or name.rpartition(".")[0] in whole
     }
     starts = {name: b for name, b in model.named_buffers() if name.endswith((".start_A", ".start_B"))}
     return tensors | starts

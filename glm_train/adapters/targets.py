@@ -15,6 +15,7 @@ DECODER_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down
 ALL_LINEAR = "all-linear"  # PEFT's word for the same
 #: Classification heads start from random values, so they are trained whole, always.
 CLASSIFIER = "score"
+_FUSED = dict.fromkeys(("gate_proj", "up_proj"), " gate_proj and up_proj are one layer here: gate_up_proj.")
 HEAD, EMBEDDING = "lm_head", "embed_tokens"
 TIED = ("model.embed_tokens", HEAD)  # the two names of one matrix, where a model ties them
 
@@ -114,8 +115,8 @@ def _require_matches(key: str, targets: Sequence[str], parts: Iterable[str], kin
     unmatched = [target for target in targets if not any(matches(name, target) for name in parts)]
     if unmatched:
         known = list(dict.fromkeys(name.rpartition(".")[2] for name in parts))
-        said = "; ".join(f"{target!r} matches no {kind}.{nearest(target, known)}" for target in unmatched)
-        hint = ""
-        if {"gate_proj", "up_proj"} & set(unmatched):
-            hint = " (gate_proj and up_proj are one layer here: gate_up_proj)"
-        raise ConfigError(f"{key}: {said}{hint} There are: {', '.join(known)}")
+        said = " ".join(
+            f"{target!r} matches no {kind}." + (_FUSED.get(target) or nearest(target, known))
+            for target in unmatched
+        )
+        raise ConfigError(f"{key}: {said} There are: {', '.join(known)}")

@@ -45,9 +45,14 @@ OF_CHAT: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("variant", ["glm", "glm4"])
 @pytest.mark.parametrize("head", TASKS)
+def test_peft_reads_ours(head: str, variant: str, tmp_path: Path) -> None:
+    _both_read_ours(variant, head, {}, tmp_path)
+
+
+@pytest.mark.parametrize("head", ["causal", "token"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_peft_reads_ours(kind: str, head: str, variant: str, tmp_path: Path) -> None:
-    _both_read_ours(variant, head, KINDS[kind], tmp_path)
+def test_peft_reads_every_kind_of_ours(kind: str, head: str, tmp_path: Path) -> None:
+    _both_read_ours("glm4" if head == "token" else "glm", head, KINDS[kind], tmp_path)
 
 
 @pytest.mark.parametrize("kind", OF_CHAT)
@@ -74,22 +79,31 @@ def _both_read_ours(variant: str, head: str, settings: dict[str, Any], folder: P
 
 @pytest.mark.parametrize("variant", ["glm", "glm4"])
 @pytest.mark.parametrize("head", TASKS)
+def test_we_read_pefts(head: str, variant: str, tmp_path: Path) -> None:
+    _we_read_theirs(variant, head, {"lora_alpha": 16}, tmp_path)
+
+
+@pytest.mark.parametrize("head", ["causal", "sequence"])
 @pytest.mark.parametrize(
     "settings",
     [
-        {"lora_alpha": 16},
         {"use_dora": True, "use_rslora": True},
         {"init_lora_weights": "olora"},
+        {"init_lora_weights": "pissa", "use_rslora": True},
         {"trainable_token_indices": [11, 40]},
         {"r": 2, "rank_pattern": {"q_proj": 3}, "alpha_pattern": {"mlp.down_proj": 5}},
     ],
-    ids=["plain", "dora", "olora", "tokens", "patterns"],
+    ids=["dora", "olora", "pissa", "tokens", "patterns"],
 )
-def test_we_read_pefts(settings: dict[str, Any], head: str, variant: str, tmp_path: Path) -> None:
+def test_we_read_every_kind_of_pefts(settings: dict[str, Any], head: str, tmp_path: Path) -> None:
+    _we_read_theirs("glm" if head == "sequence" else "glm4", head, settings, tmp_path)
+
+
+def _we_read_theirs(variant: str, head: str, settings: dict[str, Any], folder: Path) -> None:
     ours, reference = pair(variant, head=head)
-    trained = peft_trained(reference, tmp_path, TASKS[head], **settings)
+    trained = peft_trained(reference, folder, TASKS[head], **settings)
     before = ours(ids(vocab=97)).logits
-    load_adapter(ours, tmp_path)
+    load_adapter(ours, folder)
     expected = trained(ids(vocab=97)).logits
     assert_close(ours(ids(vocab=97)).logits, expected)
     assert (expected - before).abs().max() > 0.05
@@ -239,3 +253,12 @@ def test_a_loaded_adapter_trains_on(tmp_path: Path) -> None:
     assert report.adapted == add_adapter(fresh, LoraSettings(r=4)).adapted
     model(ids(), labels=ids()).loss.backward()
     assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
+
+
+def test_a_model_frozen_for_use_is_saved_whole(tmp_path: Path) -> None:
+    model = adapted(make(GlmForSequenceClassification))
+    for name in ("trained", "frozen"):
+        save_adapter(model, tmp_path / name, "x")
+        model.requires_grad_(False)
+    files = [tmp_path / name / "adapter_model.safetensors" for name in ("trained", "frozen")]
+    assert files[0].read_bytes() == files[1].read_bytes()
