@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from glm_train.bar import Progress
-from glm_train.build_data import RunLabels, TokenLabels, prepare_for
-from glm_train.build_task import TARGET_RULES
+from glm_train.build_data import RunLabels, TokenLabels, build_data, build_tokenizer, prepare_for
+from glm_train.build_task import TARGET_RULES, label_counts
 from glm_train.config.schema import TokenData
 from glm_train.data.collate import pack
 from glm_train.data.encode import usable_cores
 from glm_train.data.plan import plan_in_order
 from glm_train.data.records import SUFFIXES
-from glm_train.data.sequence_targets import SequenceLabels
+from glm_train.data.sequence_targets import SequenceLabels, class_weights
 from glm_train.data.sources import files_of, find_sources
 from glm_train.data.store import ExampleStore
+from glm_train.errors import GlmTrainError
 from glm_train.predict.batches import BATCH_TOKENS
 from glm_train.predict.output import Evaluation
 from glm_train.tasks.classifier import ClassifierTask
@@ -79,7 +80,8 @@ def evaluate_classes(
     progress: Progress,
 ) -> Evaluation:
     """Run the task's own validation over the whole store, on one device."""
-    task = _task(trained, store, labels).to(device).eval()
+    weights = training_weights(trained, labels, progress)
+    task = _task(trained, store, labels, weights).to(device).eval()
     problem = labels.problem if isinstance(labels, SequenceLabels) else "tokens"
     longest = int(store.lengths.max())
     plan = plan_in_order(store.lengths, store.trained, token_budget=max(longest, BATCH_TOKENS))
@@ -94,11 +96,34 @@ def evaluate_classes(
             done += len(members)
             progress("examples", done, len(store))
         task.on_validation_epoch_end()
-    return Evaluation(dict(task.validation), list(task.tables), _notes(config, store, task.validation))
+    notes = [*store.report.losses(), *_gain(task.validation)]
+    if weights is None and getattr(config.task, "class_weights", "none") != "none":
+        notes.append(
+            "val/loss is without task.class_weights: the training data they follow from are not there"
+        )
+    return Evaluation(dict(task.validation), list(task.tables), notes)
 
 
-def _task(trained: TrainedModel, store: ExampleStore, labels: RunLabels) -> ClassifierTask:
+def training_weights(trained: TrainedModel, labels: RunLabels, progress: Progress) -> torch.Tensor | None:
+    """The class weights (L,) of the model's run, from its training data, which the cache keeps; None without any."""
+    settings = trained.settings
+    if settings is None or getattr(settings.task, "class_weights", "none") == "none":
+        return None
+    try:
+        tokenizer, base = build_tokenizer(settings)
+        data = build_data(settings, tokenizer, base, progress)
+    except GlmTrainError:  # moved or deleted since
+        return None
+    if data.labels is None or data.labels.names != labels.names:
+        return None
+    return torch.from_numpy(class_weights(label_counts(data.train, len(labels.names))))
+
+
+def _task(
+    trained: TrainedModel, store: ExampleStore, labels: RunLabels, weights: torch.Tensor | None
+) -> ClassifierTask:
     untrained: dict[str, Any] = {"optimizer": _no_optimizer, "learning_rate": float, "clip_norm": None}
+    untrained["class_weights"] = weights
     model: Any = trained.model
     if trained.task == "token_classification":
         return TokenClassificationTask(model, part=store.part, **untrained)
@@ -111,11 +136,8 @@ def _no_optimizer(_: torch.nn.Module) -> torch.optim.Optimizer:
     raise TypeError("nothing is trained here")
 
 
-def _notes(config: RunConfig, store: ExampleStore, metrics: dict[str, float]) -> list[str]:
-    notes = store.report.losses()
-    if getattr(config.task, "class_weights", "none") != "none":
-        notes.append("val/loss is without the class weights of the training, which follow from its data")
-    if "val/f1_argmax" in metrics:
-        gain = metrics["val/f1"] - metrics["val/f1_argmax"]
-        notes.append(f"constrained decoding: F1 {gain:+.4f} over each word's likeliest tag (val/f1_argmax)")
-    return notes
+def _gain(metrics: dict[str, float]) -> list[str]:
+    if "val/f1_argmax" not in metrics:
+        return []
+    gain = metrics["val/f1"] - metrics["val/f1_argmax"]
+    return [f"constrained decoding: F1 {gain:+.4f} over each word's likeliest tag (val/f1_argmax)"]

@@ -33,7 +33,7 @@ def write_conll(path: Path, count: int, seed: int) -> Path:
 
 def write_texts(path: Path, count: int, seed: int) -> Path:
     dice = np.random.default_rng(seed)
-    records = [{"words": f"Yes {n}", "topic": ["yes", "no"][int(dice.integers(2))]} for n in range(count)]
+    records = [{"words": f"Yes {n}", "topic": ["yes", "no"][int(dice.integers(5) > 3)]} for n in range(count)]
     return write_lines(path, records)
 
 
@@ -47,7 +47,7 @@ TEXTS = ("task=sequence_classification", "data=sequence", "data.text_key=words",
     [
         ("words", (*WORDS, "model.bidirectional=true", "optim.lr=1e-2")),
         ("words", (*WORDS, "adapter=lora", "trainer.precision=bf16-mixed")),
-        ("texts", (*TEXTS, "optim.lr=1e-2")),
+        ("texts", (*TEXTS, "optim.lr=1e-2", "task.class_weights=balanced")),
     ],
 )
 def test_as_fit_logged(kind: str, settings: tuple[str, ...], model_folder: Path, tmp_path: Path) -> None:
@@ -66,8 +66,12 @@ def test_as_fit_logged(kind: str, settings: tuple[str, ...], model_folder: Path,
         assert set(found) == set(logged)
         for key, value in logged.items():
             assert found[key] == pytest.approx(float(value), rel=2e-6, abs=1e-8), key
+    files[0].rename(tmp_path / "moved")
+    if "task.class_weights=balanced" in settings:
+        unweighted = evaluate(str(tmp_path / "run"))
+        assert unweighted.metrics["val/loss"] != pytest.approx(float(logged["val/loss"]))
+        assert any("without task.class_weights" in note for note in unweighted.notes)
     # a prediction reads records as the run did, and needs none of its files but the model
-    files[0].unlink()
     summary = predict(str(tmp_path / "run"), files[1], tmp_path / "out.jsonl")
     assert (summary.predicted, summary.faulty) == (9, 0)
     answers = read_lines(tmp_path / "out.jsonl")
