@@ -21,10 +21,14 @@ _ATTRIBUTE = "base_fingerprint"
 def remember_base(model: nn.Module) -> str:
     """The fingerprint of the model's decoder, taken now unless it was before: by the first of `quantize_base` and
     `add_adapter`, both of which change the weights."""
-    if (known := getattr(model, _ATTRIBUTE, None)) is None:
-        known = fingerprint(model)
-        setattr(model, _ATTRIBUTE, known)
+    known = base_of(model)
+    setattr(model, _ATTRIBUTE, known)
     return known
+
+
+def base_of(model: nn.Module) -> str:
+    """What was remembered, else the fingerprint of the weights as they are."""
+    return getattr(model, _ATTRIBUTE, None) or fingerprint(model)
 
 
 def forget_base(model: nn.Module) -> None:
