@@ -14,13 +14,14 @@ from typing import Any
 
 from glm_train.data.chat_formats import parse_chat
 from glm_train.data.readers.record import Fault, Item
-from glm_train.data.records import SUFFIXES, format_of, read_items
+from glm_train.data.records import read_items
 from glm_train.errors import DataError
 from glm_train.predict.batches import read_texts
 from glm_train.text.messages import Conversation, Message
 
 _ANSWERS = ("assistant", "gpt", "function_call")  # what the layouts call the one who answers
 _STAND_IN = "."
+_TEXTS = ("", ".txt", ".text", ".md")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def split_answer(conversation: Conversation) -> Question:
 
 
 def question_items(path: Path) -> Iterator[Item]:
-    """The records of a data file; of any other file its lines, as records with a `text`.
+    """The records of a data file; of a text (by its name) the lines, as records with a `text`.
 
     Raises `DataError` at once where the file cannot be opened.
     """
@@ -83,7 +84,7 @@ def read_questions(path: Path) -> Iterator[Question]:
 
 
 def _holds_records(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and format_of(path) != "conll"
+    return path.suffix.lower() not in _TEXTS
 
 
 def _with_answer(value: dict[str, Any]) -> dict[str, Any] | None:
