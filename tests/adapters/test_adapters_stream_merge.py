@@ -27,6 +27,7 @@ KINDS: dict[str, LoraSettings] = {
     "rslora": LoraSettings(r=3, alpha=5, rslora=True, targets=("q_proj", "down_proj")),
     "dora": LoraSettings(r=4, dora=True),
     "pissa": LoraSettings(r=4, init="pissa"),
+    "head": LoraSettings(r=4, targets=("k_proj", "lm_head")),
     "whole": LoraSettings(r=4, modules_to_save=("embed_tokens", "norm", "lm_head")),
     "tokens": LoraSettings(r=4, new_tokens=(300, 301)),
 }
