@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glm_train.adapters.agreement import TOLERANCES, Agreement, same_answers, same_tensors
+from glm_train.adapters.agreement import Agreement, same_answers, same_tensors, tolerance_of
 from glm_train.adapters.base_file import BASE_NAME
 from glm_train.adapters.config_file import CONFIG_NAME as ADAPTER_CONFIG
 from glm_train.adapters.folder import WEIGHTS_NAME
@@ -103,7 +103,7 @@ def export(
 
     `adapter` copies an adapter as it is, in PEFT's format; else it is merged into its base. `dtype`: `auto` keeps each
     tensor's, for a merged model that of its base (and of the trained classification head). `layout`: `hf`, or
-    `chatglm` for the original release's. `tolerance` replaces the one of `TOLERANCES`, `prompt` the text of `PROMPTS`.
+    `chatglm` for the original release's. `tolerance` replaces that of `tolerance_of`, `prompt` the text of `PROMPTS`.
 
     Raises `ConfigError` and `CheckpointError` before anything is written, `CheckFailed` where the result is not the
     run's model; `out` is not there then.
@@ -124,7 +124,8 @@ def export(
             config = _config(found, state)
             _write(found, config, state, home, max_shard_bytes, progress)
             same_tensors(state, home, progress)
-            agreement = _compare(found, config, home, ids_BT, tolerance, progress)
+            allowed = tolerance_of(state) if tolerance is None else tolerance
+            agreement = _compare(found, config, home, ids_BT, allowed, progress)
             if layout == "chatglm":
                 _to_original(part, home, max_shard_bytes, progress)
             merged = found.files.adapter.changed() if found.files.adapter else ()
@@ -253,14 +254,13 @@ def _write_generation(found: _Run, home: Path) -> None:
 
 
 def _compare(
-    found: _Run, config: GlmConfig, home: Path, ids_BT: Tensor, tolerance: float | None, progress: Progress
+    found: _Run, config: GlmConfig, home: Path, ids_BT: Tensor, allowed: float, progress: Progress
 ) -> Agreement:
     """Open what was written as anyone would, and compare its answers with the run's."""
     read = GlmConfig.from_pretrained(home)
     if read != config:
         raise CheckFailed("config.json reads differently from what was written. Nothing was kept.")
     copy = open_files(MODELS[task_of(read.architectures, home)], read, home, home)
-    allowed = TOLERANCES[getattr(torch, str(config.dtype))] if tolerance is None else tolerance
     return same_answers(found.files, copy, ids_BT, allowed, progress)
 
 

@@ -47,6 +47,11 @@ class Agreement:
         return self.difference / self.scale if self.scale else self.difference
 
 
+def tolerance_of(state: Mapping[str, Deferred]) -> float:
+    """The tolerance of a model with these tensors: that of the narrowest dtype among them."""
+    return max(TOLERANCES.get(tensor.dtype, TOLERANCES[torch.float32]) for tensor in state.values())
+
+
 def same_tensors(state: Mapping[str, Deferred], folder: Path, progress: Progress = silent) -> None:
     """Raise `CheckFailed` unless `folder` holds exactly the tensors of `state`, bit for bit: each is made again."""
     found = read_index(folder).tensors

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from glm_train import GlmConfig, GlmForCausalLM
 from glm_train.adapters.settings import LoraSettings
@@ -122,6 +122,19 @@ def test_vllm_is_warned_of_where_it_loads_no_such_adapter(
     assert main(["export", str(run), str(tmp_path / "out"), "--adapter"]) == 0
     error = capsys.readouterr().err
     assert "vLLM loads no adapter with modules trained whole (score) and DoRA" in error
+
+
+def test_a_base_of_two_dtypes(
+    tmp_path: Path, tiny_tokenizer_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = make_base(tmp_path / "base", tiny_tokenizer_folder, dtype=torch.bfloat16)
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"].float()
+    save_file(tensors, base / "model.safetensors")
+    run, _ = make_run(tmp_path / "run", base, "chat", adapter=SETTINGS)
+    assert "0.05 is allowed" in exported(capsys, run, tmp_path / "out")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert {name: t.dtype for name, t in found.items()} == {name: t.dtype for name, t in tensors.items()}
 
 
 def test_the_documentation_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
