@@ -29,6 +29,7 @@ from glm_train.text.rendering import Rendered
 from glm_train.text.tokenizer import GlmTokenizer
 
 _ROLE_TOKEN = re.compile(r"<\|(" + "|".join(ROLES) + r")\|>")
+_MARKS_OF_ROLE = len("<||>")
 _KEPT_HEADS = 64
 
 
@@ -67,6 +68,7 @@ class ChatFormat:
                 raise CheckpointError(f"{tokenizer!r} has no <|{role}|> token: it is no GLM-4 chat tokenizer")
             self.role_ids[role] = id_
         self.end_of_text = special.get("<|endoftext|>")
+        self._lowest_role = min(self.role_ids.values())
         self._turn_roles = {id_ for role, id_ in self.role_ids.items() if role != "system"}
         self._words = word_encoder(tokenizer)
         self._encode_words = self._words.encode if self._words else tokenizer.encode_plain
@@ -137,24 +139,27 @@ class ChatFormat:
         as an empty assistant turn."""
         # Role tokens in the protected text are the template's own.
         text = rendered.protected
-        headers = list(_ROLE_TOKEN.finditer(text))
-        first = next((i for i, header in enumerate(headers) if header[1] != "system"), len(headers))
-        headers, head = headers[first:], headers[first].start() if first < len(headers) else len(text)
+        before, *parts = _ROLE_TOKEN.split(text)  # role, body, role, body, ...
+        head = len(before)
+        while parts and parts[0] == "system":
+            head += len(parts[0] + parts[1]) + _MARKS_OF_ROLE
+            del parts[:2]
         said = [(i, message) for i, message in enumerate(messages) if message.role != "system"]
         if add_generation_prompt:
             said.append((len(messages), Message("assistant", "")))
-        written = [header[1] for header in headers]
+        written, bodies = parts[::2], parts[1::2]
         if written != [message.role for _, message in said]:
             raise DataError(self._why_other_turns(said, written, add_generation_prompt))
-        ends = [*(header.start() for header in headers[1:]), len(text)]
-        turns = []
-        for (i, message), header, end in zip(said, headers, ends, strict=True):
-            turn = _Turn(i, message, header.end(), end)
-            # Nearly all are plain and stand there as they are; nothing of them is copied.
+        turns, end = [], head
+        for (i, message), role, body in zip(said, written, bodies, strict=True):
+            begin = end + len(role) + _MARKS_OF_ROLE
+            end = begin + len(body)
+            turn = _Turn(i, message, begin, end)
+            # Nearly all are plain and stand there as they are.
             plain = not message.metadata and rendered.sentinel is None
-            if not plain or text.find(message.content.strip(), turn.begin, end) < 0:
-                turn = self._check_turn(rendered, turn)
-            turns.append(turn)
+            turns.append(
+                turn if plain and message.content.strip() in body else self._check_turn(rendered, turn)
+            )
         if messages[0].role == "system" and messages[0].content.strip():
             if not self.probe.writes("system"):
                 raise DataError(f"messages[0]: {self.probe.name} writes no system messages; {CURE}")
@@ -232,8 +237,10 @@ class ChatFormat:
             ids += self._encode_text(text[head:border], sentinel)
             cuts[i], head = len(ids), border
         ids += self._encode_text(text[head:], sentinel)
-        roles = self._turn_roles
-        starts = [i for i, id_ in enumerate(ids) if id_ in roles]
+        import numpy as np
+
+        high = np.flatnonzero(np.frombuffer(ids, np.int32) >= self._lowest_role).tolist()
+        starts = [i for i in high if ids[i] in self._turn_roles]
         if [ids[i] for i in starts] != [self.role_ids[turn.message.role] for turn in turns]:
             raise CheckpointError(
                 f"{self.tokenizer!r} does not encode role tokens as the single tokens they are"

@@ -73,7 +73,7 @@ def _take_turns(messages: Sequence[Message]) -> bool:
     if roles[begin:] != (["user", "assistant"] * (len(roles) // 2 + 1))[: len(roles) - begin]:
         return False
     texts = [message.content for message in messages]
-    if any(message.metadata for message in messages) or not all(type(text) is str for text in texts):
+    if [message.metadata for message in messages] != [""] * len(texts) or {*map(type, texts)} != {str}:
         return False
     return all(texts[begin + 1 :: 2]) and not any(map(str.isspace, texts)) and is_whole("".join(texts))
 

@@ -21,16 +21,15 @@ def plain_conversation(
 
     `roles` are the plain roles by the layout's names for them: of system, user and assistant.
     """
-    messages = []
     try:
-        for entry in entries:
-            role, text = roles[entry[who]], entry[what]
-            if len(entry) != 2 or not text or text.isspace():
-                return None
-            if role == "assistant" and text.lstrip()[0] == "{":  # it may be a call, written as text
-                return None
-            messages.append(Message(role, text))
+        said = [roles[entry[who]] for entry in entries]
+        texts = [entry[what] for entry in entries]
+        begins = {text.lstrip()[:1] for text in texts}
+        # Empty texts are for the reader to judge, and what may be a call, written as text.
+        if {*map(len, entries)} != {2} or "" in begins or "{" in begins or "assistant" not in said:
+            return None
+        messages = tuple(map(Message, said, texts))
         check_messages(messages)
     except (KeyError, TypeError, AttributeError, DataError):
         return None
-    return Conversation(tuple(messages)) if any(m.role == "assistant" for m in messages) else None
+    return Conversation(messages)
