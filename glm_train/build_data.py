@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from glm_train.bar import Progress, silent
 from glm_train.checkpoint.vocabulary import check_vocabulary
-from glm_train.config.schema import ChatData, SequenceClassification, SequenceData, TokenData
+from glm_train.config.schema import ChatData, ChatTask, SequenceClassification, SequenceData, TokenData
 from glm_train.data.encode import usable_cores
 from glm_train.data.prepare import prepare_chat
 from glm_train.data.sequence_examples import prepare_sequence
@@ -23,11 +23,31 @@ from glm_train.data.token_examples import prepare_tokens
 from glm_train.data.token_files import TokenReader
 from glm_train.data.token_labels import discover_tags
 from glm_train.data.weights import weigh
+from glm_train.errors import ConfigError
 from glm_train.model.config import GlmConfig
+from glm_train.tagging.schemes import is_iob2
 from glm_train.text.tokenizer import GlmTokenizer
 
 if TYPE_CHECKING:
     from glm_train.config.schema import RunConfig
+
+
+# By `PreparedData.problem`: the scores that validation gives, the one first that decides by default.
+METRICS = {
+    "chat": ("val/loss", "val/token_accuracy"),
+    "tokens": ("val/f1", "val/loss", "val/accuracy", "val/f1_micro"),
+    "single_label": ("val/accuracy", "val/f1", "val/f1_micro", "val/auroc", "val/loss"),
+    "multi_label": ("val/f1", "val/f1_micro", "val/accuracy", "val/auroc", "val/loss"),
+    "regression": ("val/mse", "val/pearson", "val/spearman", "val/loss"),
+}
+_KINDS = {
+    "chat": "chats",
+    "tokens": "labels of words",
+    "single_label": "single labels",
+    "multi_label": "several labels a text",
+    "regression": "numbers",
+}
+_WITHOUT_WEIGHTS = ("multi_label", "regression")
 
 
 class RunLabels(Protocol):
@@ -71,9 +91,14 @@ class PreparedData:
     @property
     def problem(self) -> str:
         """What a label is: `chat`, `tokens`, or what `SequenceLabels.problem` says."""
-        if isinstance(self.labels, SequenceLabels):
-            return self.labels.problem
-        return "tokens" if self.labels is not None else "chat"
+        return problem_of(self.labels)
+
+
+def problem_of(labels: RunLabels | None) -> str:
+    """`chat`, `tokens`, or what `SequenceLabels.problem` says."""
+    if isinstance(labels, SequenceLabels):
+        return labels.problem
+    return "tokens" if labels is not None else "chat"
 
 
 def build_tokenizer(config: RunConfig) -> tuple[GlmTokenizer, GlmConfig]:
@@ -116,6 +141,7 @@ def prepare_data(
     held_out = find(settings.validation or (), split="validation")
     files = files_of(sources)
     labels = find_labels(config, model_config, files, progress)
+    check_task(config, labels)
     prepare = partial(
         prepare_for(config, tokenizer, labels),
         on_error=settings.on_error,
@@ -148,7 +174,9 @@ def find_labels(
     }
     if isinstance(data, ChatData) or task.name == "chat":
         return None
-    own = own_labels(model_config, task.name) if task.labels is None else None
+    own = own_labels(model_config, task.name)
+    if own and task.labels is not None:
+        refuse_other_labels(config.model.path, own, [name.strip() for name in task.labels])
     if isinstance(data, TokenData):
         if names := task.labels or own:
             return TokenLabels(tuple(names))
@@ -160,16 +188,54 @@ def find_labels(
         labels = SequenceLabels.of_model(model_config.id2label, model_config.problem_type)
         if task.problem in ("auto", labels.problem):
             return labels
+        if model_config.problem_type is None:  # it names labels without saying what they are
+            return replace(labels, problem=task.problem)
+        raise ConfigError(
+            f"task.problem={task.problem}: the head of {config.model.path} was trained for {labels.problem}."
+            " Leave task.problem out, or start from a model without such a head"
+        )
     return discover_labels(files, keys=_keys(data), labels=task.labels, problem=task.problem, **shared)
 
 
 def own_labels(model_config: GlmConfig, task: str) -> list[str] | None:
-    """The labels of a model that was trained for the task: those of its config.json, unless they are mere numbers."""
+    """The labels of a model that was trained for the task, as its config.json has them.
+
+    None for mere numbers (`LABEL_0`), but for a regression, whose outputs have no other names.
+    """
     head = {"sequence_classification": "ForSequenceClassification"}.get(task, "ForTokenClassification")
     if not (model_config.architectures or [""])[0].endswith(head):
         return None
     names = [model_config.id2label[i] for i in sorted(model_config.id2label)]
-    return None if names == [f"LABEL_{i}" for i in range(len(names))] else names
+    numbered = names == [f"LABEL_{i}" for i in range(len(names))]
+    return None if numbered and model_config.problem_type != "regression" else names
+
+
+def refuse_other_labels(model: str, own: list[str], wanted: list[str]) -> None:
+    """A head that was trained gives its answers in its own order: other names for them would be wrong."""
+    if wanted != own:
+        raise ConfigError(
+            f"task.labels: {model} has a head that was trained for {listed(tuple(own))}; other names or another order"
+            " would turn its answers around. Leave task.labels out to go on with this head, or start from a model"
+            " without one"
+        )
+
+
+def check_task(config: RunConfig, labels: RunLabels | None) -> None:
+    """Refuse settings of the task that do not go with the labels, before anything is tokenised or loaded."""
+    task = config.task
+    problem = problem_of(labels)
+    known = METRICS[problem]
+    if isinstance(labels, TokenLabels) and is_iob2(labels.names):
+        known = tuple(name for name in known if name != "val/f1_micro")  # of entities, val/f1 is that
+    if task.metric is not None and task.metric not in known:
+        raise ConfigError(
+            f"task.metric={task.metric}: {_KINDS[problem]} have no such score. Use one of: {', '.join(known)}"
+        )
+    if not isinstance(task, ChatTask) and task.class_weights == "balanced" and problem in _WITHOUT_WEIGHTS:
+        raise ConfigError(
+            f"task.class_weights=balanced weighs single labels, and the training data have {_KINDS[problem]}:"
+            " set it to none"
+        )
 
 
 def prepare_for(config: RunConfig, tokenizer: GlmTokenizer, labels: RunLabels | None) -> Any:

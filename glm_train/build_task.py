@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from glm_train.build_data import PreparedData
+from glm_train.build_data import METRICS, PreparedData
 from glm_train.checkpoint.pretrained import (
     GlmForSequenceClassification,
     GlmForTokenClassification,
@@ -22,9 +22,8 @@ from glm_train.data.collate import (
     next_token,
     own_token,
 )
-from glm_train.data.sequence_targets import class_weights
+from glm_train.data.sequence_targets import SequenceLabels, class_weights
 from glm_train.data.store import CONTINUES, ExampleStore
-from glm_train.errors import ConfigError
 from glm_train.optim.groups import parameter_groups
 from glm_train.optim.optimizers import build_optimizer
 from glm_train.optim.schedules import schedule_factor
@@ -45,7 +44,6 @@ TARGET_RULES: dict[str, TargetRule] = {
     "multi_label": document_flags,
     "regression": document_values,
 }
-_BEST = {"single_label": "val/accuracy", "multi_label": "val/f1", "regression": "val/mse"}
 
 
 def build_task(config: RunConfig, model: Pretrained, plan: RunPlan, data: PreparedData) -> GlmTask:
@@ -87,17 +85,26 @@ def _classification(
     assert isinstance(task, SequenceClassification | TokenClassification)
     assert data.labels is not None
     if task.class_weights == "balanced":
-        if data.problem not in ("tokens", "single_label"):
-            raise ConfigError(
-                "task.class_weights=balanced weighs single labels; with several labels or numbers, set it to none"
-            )
-        counts = label_counts(data.train, len(data.labels.names))
+        counts = trained_labels(data)
         shared["class_weights"] = torch.from_numpy(class_weights(counts))
     if isinstance(model, GlmForTokenClassification):
         part = data.validation.part if data.validation is not None else None
         return TokenClassificationTask(model, part=part, **shared)
     assert isinstance(model, GlmForSequenceClassification)
     return SequenceClassificationTask(model, **shared)
+
+
+def trained_labels(data: PreparedData) -> list[int]:
+    """How often each class is a target of training.
+
+    Where the labels were counted when they were found, and every record became one example, no example is read again.
+    """
+    labels = data.labels
+    assert labels is not None
+    weighted = any(weight != 1 for weight in data.weights.values())
+    if isinstance(labels, SequenceLabels) and not weighted and sum(labels.counts) == len(data.train):
+        return list(labels.counts)
+    return label_counts(data.train, len(labels.names))
 
 
 def label_counts(store: ExampleStore, labels: int) -> list[int]:
@@ -111,4 +118,4 @@ def label_counts(store: ExampleStore, labels: int) -> list[int]:
 
 def best_metric(config: RunConfig, data: PreparedData) -> str:
     """The scalar of validation that decides which model is best."""
-    return config.task.metric or _BEST[data.problem]
+    return config.task.metric or METRICS[data.problem][0]
