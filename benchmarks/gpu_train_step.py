@@ -4,9 +4,11 @@
 
 Random bf16 weights, as many of the 40 layers as fit, packed rows of 4,096 and 8,192 tokens holding documents of
 log-normal length (half of each trained), forward, backward and fused AdamW. Sweeps the attention backends, then the
-rows of logits in a chunk of the loss. Utilisation counts the operations of `glm_train.model.flops` (causal attention
-inside documents, the head at trained tokens only), against the data sheet's peak and against a large bf16 product that
-is timed beside it. `--device cpu --layers 1 --hidden 128 --tokens 256` tries the script without a GPU.
+rows of logits in a chunk of the loss. Utilisation counts the operations of `glm_train.model.flops` (causal
+attention inside documents, the head at trained tokens only), against the data sheet's peak and against a large bf16
+product that is timed beside it. `--lora 16` freezes the weights and trains rank-16 adapters on every linear layer,
+which fits the whole GLM-4-9B without activation checkpointing. `--device cpu --layers 1 --hidden 128 --tokens 256`
+tries the script without a GPU.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ from typing import Any, NamedTuple
 
 import torch
 
+from glm_train.adapters.lora import add_adapter
+from glm_train.adapters.settings import LoraSettings
 from glm_train.callbacks.peak_flops import peak_flops
 from glm_train.losses.linear_cross_entropy import linear_cross_entropy
 from glm_train.model.config import GlmConfig
-from glm_train.model.flops import training_flops
+from glm_train.model.flops import trained_model_flops
 from glm_train.model.heads import GlmForCausalLM
 from glm_train.optim.groups import parameter_groups
 from glm_train.optim.optimizers import build_optimizer
@@ -57,6 +61,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument(
+        "--lora", type=int, metavar="R", help="train adapters of this rank, the weights frozen"
+    )
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -71,7 +78,9 @@ def main() -> None:
         lines += [measure(args, layers, tokens, "auto", chunk, name, product) for chunk in CHUNKS]
     text = report(name, product, args, lines)
     print(text)
-    slug = "".join(c if c.isalnum() else "_" for c in name.lower())
+    slug = "".join(c if c.isalnum() else "_" for c in name.lower()) + (
+        f"_lora{args.lora}" if args.lora else ""
+    )
     output = args.output or Path(__file__).parent / "results" / f"train_step_{slug}.md"
     output.write_text(text, encoding="utf-8")
 
@@ -145,6 +154,8 @@ def run_steps(
             model = GlmForCausalLM(config).train()
         finally:
             torch.set_default_dtype(torch.float32)
+    if args.lora:
+        add_adapter(model, LoraSettings(r=args.lora, alpha=2 * args.lora))
     model.model.set_attention(backend)
     parallelize(
         model, activation_checkpointing="full" if args.checkpointing else "none", compile=args.compile
@@ -157,15 +168,20 @@ def run_steps(
     for _ in range(steps + 2):
         synchronize(device)
         began = time.perf_counter()
-        hidden = model.model.packed_hidden(row.ids, row.positions, row.edges, max(row.lengths), row.trained)
-        scale = 1 / len(row.targets)
-        loss = linear_cross_entropy(hidden, model.lm_head.weight, row.targets, scale=scale, chunk_rows=chunk)
+        with torch.autocast(device, torch.bfloat16, enabled=bool(args.lora)):  # the adapters are fp32
+            hidden = model.model.packed_hidden(
+                row.ids, row.positions, row.edges, max(row.lengths), row.trained
+            )
+            loss = linear_cross_entropy(
+                hidden, model.lm_head.weight, row.targets, scale=1 / len(row.targets), chunk_rows=chunk
+            )
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         synchronize(device)
         times.append(time.perf_counter() - began)
-    return sorted(times[2:])[steps // 2], training_flops(config, row.lengths, len(row.targets)), loss.item()
+    flops = trained_model_flops(model, row.lengths, len(row.targets))
+    return sorted(times[2:])[steps // 2], flops, loss.item()
 
 
 def make_row(tokens: int, vocab: int, device: str) -> Row:
@@ -189,12 +205,17 @@ def synchronize(device: str) -> None:
 
 
 def report(name: str, product: float, args: argparse.Namespace, lines: list[str]) -> str:
+    weights = (
+        f"bf16 weights frozen, LoRA r={args.lora} and AdamW in fp32"
+        if args.lora
+        else "bf16 weights and AdamW"
+    )
     how = ["compiled layers"] * args.compile + ["activation checkpointing"] * args.checkpointing
     return "\n".join(
         [
             "# A full training step at GLM-4-9B's widths",
             "",
-            f"`python benchmarks/gpu_train_step.py` on {name}, torch {torch.__version__}, bf16 weights and AdamW"
+            f"`python benchmarks/gpu_train_step.py` on {name}, torch {torch.__version__}, {weights}"
             + (f", {', '.join(how)}." if how else "."),
             f"A large bf16 product beside it: {product / 1e12:,.0f} TFLOP/s.",
             "",

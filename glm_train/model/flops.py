@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import nn
+
 from glm_train.model.config import GlmConfig
 
 
@@ -47,12 +49,38 @@ def total_parameters(config: GlmConfig, head: str = "causal_lm") -> int:
     return body + embeddings + heads[head] + config.num_hidden_layers * (biases + norms) + config.hidden_size
 
 
-def training_flops(config: GlmConfig, lengths: Sequence[int], trained: int) -> float:
-    """Operations of forward and backward over documents of `lengths` tokens, all weights trained.
+def training_flops(
+    config: GlmConfig,
+    lengths: Sequence[int],
+    trained: int,
+    *,
+    head_parameters: int | None = None,
+    adapter_parameters: int | None = None,
+) -> float:
+    """Operations of forward and backward over documents of `lengths` tokens.
 
-    `trained` tokens alone reach the head; the saving in the last layer is not counted.
+    `trained` tokens alone reach the head, of `head_parameters` weights (default: the language model's); the saving in
+    the last layer is not counted. With `adapter_parameters` the model's own weights are frozen, and cost 4 operations a
+    token instead of 6: none for their own gradients. A token of a bidirectional model attends to twice as many.
     """
-    body, head = matrix_parameters(config)
+    body, lm_head = matrix_parameters(config)
+    head = lm_head if head_parameters is None else head_parameters
     width = config.num_hidden_layers * config.num_attention_heads * config.head_dim
-    attention = sum(6.0 * width * length * length for length in lengths)
-    return 6.0 * body * sum(lengths) + 6.0 * head * trained + attention
+    seen = 12.0 if config.bidirectional else 6.0
+    attention = sum(seen * width * length * length for length in lengths)
+    each = 6.0 if adapter_parameters is None else 4.0
+    adapter = 6.0 * (adapter_parameters or 0)
+    return (each * body + adapter) * sum(lengths) + each * head * trained + attention
+
+
+def trained_model_flops(model: nn.Module, lengths: Sequence[int], trained: int) -> float:
+    """`training_flops` of a model as it is trained: its head, and the low-rank adapters where it is frozen."""
+    score = getattr(model, "score", None)
+    low_rank = [p.numel() for name, p in model.named_parameters() if p.requires_grad and ".lora_" in name]
+    return training_flops(
+        model.config,  # type: ignore[arg-type]
+        lengths,
+        trained,
+        head_parameters=None if score is None else sum(p.numel() for p in score.parameters()),
+        adapter_parameters=sum(low_rank) if low_rank else None,
+    )
