@@ -74,8 +74,12 @@ class EmbeddingWithNewTokens(nn.Embedding):
 
 
 class HeadWithNewTokens(nn.Linear):
-    """A frozen head in which some ids have trained rows; of a tied model, the embedding's."""
+    """A frozen head in which some ids have trained rows; of a tied model, the embedding's.
 
+    The frozen matrix goes by another name: what shards a model looks its parameters up by their names.
+    """
+
+    frozen_weight: nn.Parameter
     token_ids: Tensor
     tied_to: tuple[EmbeddingWithNewTokens, ...]  # in a tuple, so that it is no submodule
 
@@ -83,9 +87,8 @@ class HeadWithNewTokens(nn.Linear):
     def weight(self) -> Tensor:  # type: ignore[override]
         """The frozen matrix with the trained rows in it, differentiable in those. A copy: V x H."""
         home: Any = self.tied_to[0] if self.tied_to else self
-        base_VH = self._parameters["weight"]
-        assert base_VH is not None
-        return base_VH.index_copy(0, self.token_ids, home.trainable_tokens_delta.to(base_VH.dtype))
+        delta = home.trainable_tokens_delta.to(self.frozen_weight.dtype)
+        return self.frozen_weight.index_copy(0, self.token_ids, delta)
 
 
 def add_new_tokens(model: Any, ids: tuple[int, ...], *, with_head: bool = True) -> list[str]:
@@ -141,13 +144,17 @@ def _add_rows(part: Any, kind: type, ids: tuple[int, ...], *, own: bool = True) 
         delta = base.detach()[part.token_ids].float().clone()
         part.register_parameter(DELTA, nn.Parameter(delta))
     part.__class__ = kind
+    if kind is HeadWithNewTokens:
+        del part._parameters["weight"]
+        part.register_parameter("frozen_weight", base)
 
 
 @torch.no_grad()
 def make_plain(part: Any, dtype: torch.dtype) -> None:
     """Undo the above for one module, its trained values kept, in `dtype`."""
     if type(part) in (EmbeddingWithNewTokens, HeadWithNewTokens):
-        base = part._parameters["weight"]
+        frozen = "frozen_weight" if type(part) is HeadWithNewTokens else "weight"
+        base = part._parameters.pop(frozen)
         if DELTA in part._parameters:
             base[part.token_ids] = part.trainable_tokens_delta.to(base.dtype)
             del part.trainable_tokens_delta
@@ -156,6 +163,7 @@ def make_plain(part: Any, dtype: torch.dtype) -> None:
             part._non_persistent_buffers_set.discard(name)
         part.__dict__.pop("tied_to", None)
         part.__class__ = nn.Embedding if isinstance(part, nn.Embedding) else nn.Linear
+        part.register_parameter("weight", base)
     elif type(part) in _PLAIN:
         part.__class__ = _PLAIN[type(part)]
         part.__dict__.pop("narrow", None)
