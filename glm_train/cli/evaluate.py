@@ -20,8 +20,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
             "and tables by label."
         ),
         epilog=(
-            "Records are read as the run's data were; key=value changes that. Where data.validation is not given, it is "
-            "the run's own."
+            "Records are read as the run's data were; key=value changes that. "
+            "Where data.validation is not given, it is the run's own."
         ),
     )
     parser.add_argument("model", metavar="RUN_OR_MODEL", help="a run folder, a model folder or a hub id")
@@ -29,14 +29,22 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "overrides", nargs="*", metavar="key=value", help="data.validation=FILE, and other settings"
     )
     parser.add_argument("--json", action="store_true", help="print the scores as one JSON object")
+    chat = parser.add_argument_group("chat models")
+    for name, text in (
+        ("samples", "prompts to reply to, 0 for none (default 32)"),
+        ("max-new-tokens", "longest reply, in tokens (default 256)"),
+    ):
+        chat.add_argument(f"--{name}", type=int, metavar="N", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
     from glm_train.bar import progress_bar
     from glm_train.predict.run import evaluate
 
+    names = ("samples", "max_new_tokens")
+    replies = {name: value for name in names if (value := getattr(args, name)) is not None}
     with progress_bar() as progress:
-        found = evaluate(args.model, args.overrides, progress=progress)
+        found = evaluate(args.model, args.overrides, replies=replies, progress=progress)
     if args.json:
         for note in found.notes:
             print(note, file=sys.stderr)

@@ -69,19 +69,27 @@ def predict(
     return predict_chat(trained, source, output, options, resume=resume)
 
 
-def evaluate(run_or_model: str, overrides: Sequence[str] = (), *, progress: Progress = silent) -> Evaluation:
+def evaluate(
+    run_or_model: str,
+    overrides: Sequence[str] = (),
+    *,
+    replies: dict[str, int] | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
     """The scores of a model on `data.validation`, by the names and with the values that `fit` logs.
 
-    Raises as `predict` does; a label that the model does not know is a `DataError` with its place.
+    `replies` is for chat models: `samples` and `max_new_tokens` of `evaluate_chat`. Raises as `predict` does; a label
+    that the model does not know is a `DataError` with its place.
     """
     chosen = choose(run_or_model, overrides, evaluate=True)
+    _refuse_options(chosen, [*(replies or {})])
     if chosen.config.data.validation is None:
         raise ConfigError("data.validation is missing: give data.validation=FILE on the command line.")
     device = device_type(chosen.config)
     if chosen.task == "chat":
         from glm_train.predict.evaluate_chat import evaluate_chat
 
-        return evaluate_chat(_load(chosen, device), chosen.config)
+        return evaluate_chat(_load(chosen, device), chosen.config, **(replies or {}), progress=progress)
     from glm_train.predict.evaluate_classes import evaluate_classes, prepare_validation
 
     store, labels = prepare_validation(chosen, progress)
@@ -99,9 +107,7 @@ def _check_options(chosen: Chosen, source: Path, threshold: float | None, of_cha
     """Refuse what the model's task does not read, and a source that is no file of it."""
     config: Any = chosen.config
     given = "data.format" in chosen.given
-    if chosen.task != "chat" and of_chat:
-        option = f"--{of_chat[0].replace('_', '-')}"
-        raise ConfigError(f"{option} is for chat models, and this one is for {chosen.task}. Leave it out.")
+    _refuse_options(chosen, of_chat)
     if chosen.task == "sequence_classification":
         from glm_train.predict.sequence import check_threshold, sequence_items
 
@@ -114,3 +120,9 @@ def _check_options(chosen: Chosen, source: Path, threshold: float | None, of_cha
         from glm_train.predict.tokens import token_items
 
         token_items(source, config.data, given=given)
+
+
+def _refuse_options(chosen: Chosen, of_chat: list[str]) -> None:
+    if chosen.task != "chat" and of_chat:
+        option = f"--{of_chat[0].replace('_', '-')}"
+        raise ConfigError(f"{option} is for chat models, and this one is for {chosen.task}. Leave it out.")

@@ -134,6 +134,7 @@ MISTAKES = [
     ("evaluate texts data.validation=good.jsonl task.labels=[a,b]", "task.labels: `evaluate` does not read"),
     ("evaluate words data.validation=good.conll data.tag_column=0", "the same column"),
     ("evaluate words data.validation=good.conll task=chat", "task"),
+    ("evaluate words data.validation=good.conll --samples 3", "--samples is for chat models"),
 ]
 
 
