@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 
+from glm_train import dist
 from glm_train.build_data import PreparedData
 from glm_train.build_model import device_type
 from glm_train.build_task import TARGET_RULES, best_metric
@@ -27,6 +29,7 @@ from glm_train.checkpoint.pretrained import Pretrained
 from glm_train.config.schema import TensorBoardLogger, WandbLogger
 from glm_train.data.datamodule import GlmDataModule
 from glm_train.model.flops import training_flops
+from glm_train.parallel.strategy import RankStrategy
 from glm_train.run_folder import RunFolder
 from glm_train.run_plan import RunPlan
 
@@ -73,7 +76,7 @@ def build_callbacks(
         total_steps=plan.total_steps,
         steps_per_epoch=plan.steps_per_epoch,
         flops_per_token=flops / int(train.lengths.sum()),
-        peak_flops=peak,
+        peak_flops=peak and peak * dist.world_size(),
         tokens_before=resumed.tokens if resumed else 0,
     )
     every = config.trainer.validate_every or plan.steps_per_epoch
@@ -111,6 +114,8 @@ class RunCallbacks:
 
 def build_loggers(config: RunConfig, folder: RunFolder, resumed_step: int) -> list[Logger]:
     """metrics.csv, always, and the logger that was chosen."""
+    if dist.rank() > 0:
+        return []  # rank 0 logs for all
     loggers: list[Logger] = [CsvLogger(folder.metrics, resumed_step)]
     chosen = config.logger
     if isinstance(chosen, WandbLogger):
@@ -129,13 +134,18 @@ def build_trainer(
     config: RunConfig, folder: RunFolder, callbacks: list[Callback], loggers: list[Logger], *, validate: bool
 ) -> Trainer:
     quiet_lightning()
+    device = device_type(config)
+    alone = not dist.is_launched()
+    number = 0 if alone or device == "cpu" else torch.cuda.current_device()
     return Trainer(
-        accelerator=device_type(config),
-        devices=1,
+        accelerator=device,
+        devices=1 if alone or device == "cpu" else [number],
+        strategy="auto" if alone else RankStrategy(torch.device(device, number)),
+        plugins=None if alone else [LightningEnvironment()],  # else it would look for launchers by itself
         precision=_PRECISION[config.trainer.precision],  # type: ignore[arg-type]
         max_epochs=1,  # the loader runs through all epochs of the plan as one
         callbacks=callbacks,
-        logger=loggers,
+        logger=loggers if dist.rank() == 0 else False,
         default_root_dir=str(folder.path),
         limit_val_batches=1.0 if validate else 0,
         num_sanity_val_steps=0,

@@ -6,19 +6,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from glm_train import dist
 from glm_train.adapters.lora import add_adapter
 from glm_train.adapters.quantize import quantize_base, require_quantization
 from glm_train.adapters.settings import LoraSettings, token_ids
 from glm_train.build_data import RunLabels, config_changes
+from glm_train.checkpoint.mapped import map_weights
 from glm_train.checkpoint.pretrained import (
     GlmForCausalLM,
     GlmForSequenceClassification,
     GlmForTokenClassification,
     Pretrained,
 )
-from glm_train.config.schema import LoraAdapter, QloraAdapter
+from glm_train.config.schema import FullySharded, HybridSharded, LoraAdapter, QloraAdapter
 from glm_train.errors import ConfigError
+from glm_train.hub import resolve_folder
 from glm_train.parallel.parallelize import parallelize
+from glm_train.parallel.shard import build_mesh, shard
 
 if TYPE_CHECKING:
     from glm_train.config.schema import RunConfig
@@ -48,12 +52,7 @@ def build_model(
     check_attention(config)
     if isinstance(config.adapter, QloraAdapter):
         require_quantization()  # before a large model is loaded
-    changes = {**config_changes(config), **(labels.config_changes() if labels else {})}
-    model = (
-        MODELS[config.task.name]
-        .from_pretrained(config.model.path, dtype=base_dtype(config), **changes)
-        .train()
-    )
+    model = _load(config, labels).train()
     body = model if hasattr(model, "set_attention") else model.model
     body.set_attention(config.model.attention)  # type: ignore[operator, union-attr]
     lines: list[str] = []
@@ -64,7 +63,50 @@ def build_model(
         activation_checkpointing=config.parallel.activation_checkpointing,
         compile=config.parallel.compile,
     )
+    if isinstance(config.parallel, FullySharded):
+        _shard(model, config, config.parallel)
     return model, lines
+
+
+def _load(config: RunConfig, labels: RunLabels | None) -> Pretrained:
+    """The model with its weights; where it will be shared out, they stay in the files until then."""
+    changes = {**config_changes(config), **(labels.config_changes() if labels else {})}
+    kind, name, dtype = MODELS[config.task.name], config.model.path, base_dtype(config)
+    if not isinstance(config.parallel, FullySharded):
+        return kind.from_pretrained(name, dtype=dtype, **changes)
+    folder = resolve_folder(name)
+    model = kind.from_pretrained(folder, dtype=dtype, device="meta", **changes)
+    map_weights(model, folder, dtype if isinstance(config.adapter, LoraAdapter) else None)
+    return model
+
+
+def _shard(model: Pretrained, config: RunConfig, parallel: FullySharded) -> None:
+    if parallel.offload and device_type(config) == "cpu":
+        raise ConfigError(
+            "parallel.offload moves weights from the GPU to the CPU, and there is no GPU here: set it to false"
+        )
+    mixed = config.trainer.precision == "bf16-mixed"
+    shard(
+        model,
+        build_mesh(device_type(config), shard_size(config, dist.world_size())),
+        dtype=None if isinstance(config.adapter, LoraAdapter) else base_dtype(config),
+        compute=torch.bfloat16 if mixed else None,
+        offload=parallel.offload,
+        prefetch=parallel.prefetch,
+    )
+
+
+def shard_size(config: RunConfig, world_size: int) -> int:
+    """How many processes share one copy of the model. Raises ConfigError where they do not go round."""
+    if not isinstance(config.parallel, HybridSharded):
+        return world_size
+    size = config.parallel.shard_size or config.trainer.devices
+    if size >= world_size or world_size % size:
+        raise ConfigError(
+            f"parallel=hsdp shares one copy of the model among {size} of {world_size} processes: parallel.shard_size "
+            "must divide their number and be less than it (for one copy in all, use parallel=fsdp)"
+        )
+    return size
 
 
 def base_dtype(config: RunConfig) -> torch.dtype:

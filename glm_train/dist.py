@@ -54,6 +54,44 @@ def gather_arrays(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([share[name] for share in shares]) for name in arrays}
 
 
+def gather_objects(value: Any) -> list[Any]:
+    """Every rank's `value`, that of rank 0 first; a list of one when unlaunched. Ranks must be of one program: values
+    are pickled on the way."""
+    dist = _distributed()
+    if dist is None or dist.get_world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def from_rank_0(value: Any) -> Any:
+    """Rank 0's `value` on every rank."""
+    dist = _distributed()
+    if dist is None or dist.get_world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def wait_for_all() -> None:
+    """Return when every rank has come here."""
+    gather_objects(None)
+
+
+def largest(number: int) -> int:
+    """The largest `number` of all ranks. It stays on the CPU: no device is waited for."""
+    dist = _distributed()
+    if dist is None or dist.get_world_size() == 1:
+        return number
+    import torch
+
+    found = torch.tensor(number)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return int(found)
+
+
 def _distributed() -> Any:
     """torch.distributed inside a process group, else None. Nobody can have made a group without importing it, and
     commands that only look at data need not."""

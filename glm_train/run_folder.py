@@ -38,6 +38,10 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def logs(self) -> Path:
+        return self.path / "logs"  # of ranks other than 0
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 

@@ -34,6 +34,7 @@ FLOORS = {
     "callbacks": 10,
     "config": 11,
     **dict.fromkeys(("build.py", "build_data.py", "build_model.py", "build_task.py", "trained_model.py"), 12),
+    "launch.py": 12,
     **dict.fromkeys((f"run{part}.py" for part in ("", "_folder", "_plan", "_result", "_summary")), 12),
     **dict.fromkeys(("convert.py", "export.py", "generate.py", "demo"), 12),
     "preview": 13,

@@ -12,7 +12,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from glm_train.checkpoint.resume import load_state, prune, save_state
+from glm_train import dist
+from glm_train.checkpoint.resume import prune
+from glm_train.checkpoint.sharded import open_state, save_together
+from glm_train.checkpoint.slices import SavedTensor
 from glm_train.errors import CheckpointError, ConfigError, nearest
 from glm_train.tasks.base import GlmTask
 
@@ -84,7 +87,7 @@ class BestModel(Callback):
         """Plain JSON, from which `Best(**meta)` comes back."""
         return asdict(self.best)
 
-    def weights(self) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, SavedTensor]:
         """The saved weights of the best validation. Raises `CheckpointError` where they are gone."""
         assert self.directory is not None
         path = self.directory / STATE_NAME.format(step=self.best.step)
@@ -93,7 +96,7 @@ class BestModel(Callback):
                 f"{path}: the model of the best validation is gone. The run's last model is in its newest state:"
                 " resume with trainer.result=last"
             )
-        return load_state(path)[0]["model"]
+        return open_state(path, checked=dist.rank() > 0)[0]["model"]
 
     def _value(self, found: dict[str, float]) -> float:
         if self.metric in _MAY_BE_ABSENT:
@@ -109,6 +112,8 @@ class BestModel(Callback):
         assert self.directory is not None
         name = STATE_NAME.format(step=task.step)
         meta = {"metric": self.metric, **self.as_meta()}
-        save_state(self.directory, name, tensors={"model": self._weights(task.model)}, meta=meta)
+        tensors = {"model": self._weights(task.model)}
+        save_together(self.directory, name, tensors=tensors, own={}, meta=meta)
         # The one before stays: a run that is killed now goes on from a state that still names it.
-        prune(self.directory, 2)
+        if dist.rank() == 0:
+            prune(self.directory, 2)

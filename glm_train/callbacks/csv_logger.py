@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from glm_train import dist
 from glm_train.errors import CheckpointError
 
 FIRST_COLUMNS = ("step", "epoch")
@@ -48,7 +49,7 @@ class CsvLogger(Logger):
         self._columns = list(FIRST_COLUMNS)
         self._rows: list[dict[str, str]] = []
         self._pending: dict[str, str] = {}
-        if path.exists():
+        if path.exists() and dist.rank() == 0:
             self._columns, rows = read_metrics(path)
             self._rows = [row for row in rows if int(row["step"]) <= resumed_step]
             self._write_all()

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: finish the step, save, stop. A second Ctrl-C stops at once."""
+"""SIGTERM and Ctrl-C, to any process of a run: finish the step, save, stop. A second Ctrl-C stops at once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from glm_train import dist
 from glm_train.tasks.base import GlmTask
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -58,9 +59,14 @@ class StopOnSignal(Callback):
 
     def _stop_if_asked(self, trainer: Trainer, task: LightningModule) -> None:
         assert isinstance(task, GlmTask)
-        if self._signum is not None and task.step < self._total_steps:
+        if task.step >= self._total_steps:
+            return
+        # A process alone cannot stop: the others would wait for it. So all hear of any one's signal, here.
+        signum = dist.largest(self._signum or 0)
+        if signum:
+            self._signum = signum
             self._save(trainer, task)
-            raise Stopped(self._signum, task.step)
+            raise Stopped(signum, task.step)
 
     def on_train_end(self, trainer: Trainer, task: LightningModule) -> None:
         self._restore()

@@ -11,10 +11,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from glm_train import dist
 from glm_train.callbacks.best import STATE_NAME, BestModel
 from glm_train.callbacks.metrics import MetricsLogger
 from glm_train.callbacks.validation import ValidationSchedule
-from glm_train.checkpoint.resume import load_state, prune, save_state
+from glm_train.checkpoint.resume import prune
+from glm_train.checkpoint.sharded import open_state as open_saved
+from glm_train.checkpoint.sharded import save_together
+from glm_train.checkpoint.slices import Saved, like, put
 from glm_train.errors import CheckpointError
 from glm_train.tasks.base import GlmTask
 
@@ -28,12 +32,12 @@ class Resumed:
     validated: bool
     position: dict[str, Any]
     best: dict[str, Any]
-    tensors: dict[str, dict[str, Tensor]]
+    tensors: Saved  # on the disk until they are used
 
 
 def open_state(path: Path) -> Resumed:
-    """Read a saved state. Raises `CheckpointError` where it is damaged or not one of a run."""
-    tensors, meta = load_state(path)
+    """Check a saved state, of any number of processes. Raises `CheckpointError` where it is damaged or not a run's."""
+    tensors, meta = open_saved(path, checked=dist.rank() > 0)  # once is enough
     try:
         return Resumed(tensors=tensors, **meta)
     except TypeError:
@@ -69,7 +73,7 @@ class ResumeState(Callback):
         if self._resumed is not None:
             restore_optimizer(trainer.optimizers[0], self._resumed.tensors)
             self._saved_step = self._resumed.step
-            self._resumed = None  # as large as the optimizer's state: let it go
+            self._resumed = None  # it has served
 
     def on_train_batch_end(
         self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -99,8 +103,10 @@ class ResumeState(Callback):
             "best": self.best.as_meta(),
         }
         name = STATE_NAME.format(step=task.step)
-        save_state(self.directory, name, tensors=state_tensors(task, trainer.optimizers[0]), meta=meta)
-        prune(self.directory, self.keep)
+        tensors = state_tensors(task, trainer.optimizers[0])
+        save_together(self.directory, name, tensors=tensors, own={"random": random_state()}, meta=meta)
+        if dist.rank() == 0:
+            prune(self.directory, self.keep)
         self._saved_step = task.step
 
     def _due(self, step: int) -> bool:
@@ -108,17 +114,22 @@ class ResumeState(Callback):
 
 
 def state_tensors(task: GlmTask, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
-    """Everything a step depends on, by group and name. Weights that are tied appear once."""
+    """All that a step changes, by group and name, shared out as it is. Weights that are tied appear once."""
     names = _parameter_names(optimizer)
     moments = {
         f"{names[index]}:{moment}": torch.as_tensor(value)
         for index, state in optimizer.state_dict()["state"].items()
         for moment, value in state.items()
     }
+    return {"model": trained_weights(task.model), "optimizer": moments}
+
+
+def random_state() -> dict[str, Tensor]:
+    """Where this process's random numbers go on."""
     random = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         random["cuda"] = torch.cuda.get_rng_state()
-    return {"model": trained_weights(task.model), "optimizer": moments, "random": random}
+    return random
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -126,30 +137,38 @@ def trained_weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def restore_weights(model: nn.Module, tensors: dict[str, dict[str, Tensor]]) -> None:
-    """Put saved weights into the model. Raises `CheckpointError` where they are another model's."""
-    saved = tensors.pop("model", {})  # once they are in the model nobody needs them
-    parameters = trained_weights(model)
-    if {n: p.shape for n, p in parameters.items()} != {n: t.shape for n, t in saved.items()}:
+def restore_weights(model: nn.Module, tensors: Saved) -> None:
+    """Put saved weights into the model, or into what this process has of it.
+
+    Raises `CheckpointError` where they are another model's.
+    """
+    saved, parameters = tensors.get("model", {}), trained_weights(model)
+    shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+    if {name: tuple(p.shape) for name, p in parameters.items()} != shapes:
         raise CheckpointError(
             "the saved state holds the weights of another model: resume with the run's own model.path"
         )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(saved[name])
+    for name, parameter in parameters.items():
+        put(parameter, saved[name])
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, dict[str, Tensor]]) -> None:
-    """Put saved moments into the optimizer, and the random state into the process."""
-    index_of = {name: index for index, name in enumerate(_parameter_names(optimizer))}
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Saved) -> None:
+    """Put saved moments into the optimizer, and the random state into the process where it was saved for it."""
+    names = _parameter_names(optimizer)
+    index_of = {name: index for index, name in enumerate(names)}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors["optimizer"].items():
         name, moment = key.rsplit(":", 1)
-        states.setdefault(index_of[name], {})[moment] = value
+        index = index_of[name]
+        states.setdefault(index, {})[moment] = like(value, parameters[index])
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(tensors["random"]["cpu"].cpu())
-    if "cuda" in tensors["random"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random"]["cuda"].cpu())
+    for name, restore in (("cpu", torch.set_rng_state), ("cuda", torch.cuda.set_rng_state)):
+        saved = tensors["random"].get(f"{dist.rank()}:{name}")
+        if saved is None and dist.rank() == 0:
+            saved = tensors["random"].get(name)  # of a run of one process
+        if saved is not None and (name == "cpu" or torch.cuda.is_available()):
+            restore(saved.cpu() if isinstance(saved, Tensor) else saved.whole())
 
 
 def _parameter_names(optimizer: torch.optim.Optimizer) -> list[str]:

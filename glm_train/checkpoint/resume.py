@@ -38,6 +38,7 @@ from glm_train.checkpoint.safetensors_file import read_header, stored_bytes, str
 from glm_train.errors import CheckpointError
 
 STATE_NAME = "state.json"
+SHARDS_NAME = "shards.json"  # only in a state of several processes: see `sharded.py`
 _SUFFIX = ".safetensors"
 _TEMPORARY, _OLD = ".tmp-", ".old-"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_=-]*", re.ASCII)
@@ -59,17 +60,17 @@ def save_state(
     for part in (name, *tensors):
         if not _NAME.fullmatch(part):
             raise ValueError(f"{part!r}: use letters, digits, '-', '_' and '=' in names of states and groups")
-    text = _plain_json(meta)
+    text = plain_json(meta)
     needed = len(text.encode()) + sum(stored_bytes(group) for group in tensors.values())
     with disk_errors(directory, needed, f"the run state {name}"):
         directory.mkdir(parents=True, exist_ok=True)
-        with _only_writer(directory):
-            _clear_leftovers(directory)
+        with only_writer(directory):
+            clear_leftovers(directory)
             require_room(directory, needed, f"the run state {name}")
-            draft = directory / f"{_TEMPORARY}{name}-{os.getpid()}"
+            draft = directory / draft_of(name)
             try:
                 _write(draft, tensors, text)
-                _publish(draft, directory / name)
+                publish(draft, directory / name)
             except BaseException:
                 shutil.rmtree(draft, ignore_errors=True)
                 raise
@@ -77,7 +78,7 @@ def save_state(
 
 
 def load_state(path: str | Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The tensors (on the CPU, in memory of their own) and the meta that `save_state` was given.
+    """The tensors (on the CPU, in memory of their own) and the meta that were saved, by one process or by several.
 
     Every file is checked against the manifest before any is used. Raises `CheckpointError` naming the file.
     """
@@ -86,6 +87,11 @@ def load_state(path: str | Path) -> tuple[dict[str, dict[str, Tensor]], dict[str
         raise CheckpointError(f"{path}: no such saved state")
     files = verify(path)
     meta = strict_json((path / STATE_NAME).read_text(encoding="utf-8"))
+    if SHARDS_NAME in files:
+        from glm_train.checkpoint.sharded import open_state
+
+        shared, _ = open_state(path, checked=True)
+        return {g: {n: saved.whole() for n, saved in named.items()} for g, named in shared.items()}, meta
     groups = {name.removesuffix(_SUFFIX): path / name for name in files if name.endswith(_SUFFIX)}
     return {group: _read_group(file) for group, file in groups.items()}, meta
 
@@ -103,7 +109,7 @@ def newest_valid(directory: str | Path) -> tuple[Path | None, list[str]]:
     # A folder that may not be written to can still be read.
     with _try_lock(directory) as locked, suppress(OSError):
         if locked:
-            _clear_leftovers(directory)
+            clear_leftovers(directory)
     reasons = []
     for path in reversed(_by_step(directory)):
         try:
@@ -127,7 +133,7 @@ def prune(directory: str | Path, keep: int) -> list[Path]:
     newest, _ = newest_valid(directory)
     if newest is None:
         return []
-    with disk_errors(directory, 0, "the list of run states"), _only_writer(directory):
+    with disk_errors(directory, 0, "the list of run states"), only_writer(directory):
         states = _by_step(directory)
         older = [path for path in states[: states.index(newest)] if is_complete(path)]
         removed = older[: max(0, len(older) - (keep - 1))]
@@ -136,7 +142,12 @@ def prune(directory: str | Path, keep: int) -> list[Path]:
     return removed
 
 
-def _plain_json(meta: Mapping[str, Any]) -> str:
+def draft_of(name: str) -> str:
+    """What the folder of a state is called until it is whole, in this process."""
+    return f"{_TEMPORARY}{name}-{os.getpid()}"
+
+
+def plain_json(meta: Mapping[str, Any]) -> str:
     text = json.dumps(dict(meta), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
     if json.loads(text) != meta:
         raise TypeError(
@@ -155,7 +166,7 @@ def _write(draft: Path, tensors: Mapping[str, Mapping[str, Tensor]], text: str) 
     sync_folder(draft)
 
 
-def _publish(draft: Path, path: Path) -> None:
+def publish(draft: Path, path: Path) -> None:
     """Give a finished draft its name, with an older state of that name set aside until it has it."""
     old = path.with_name(_OLD + path.name)
     if path.exists():
@@ -179,7 +190,7 @@ def _remove(path: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def _clear_leftovers(directory: Path) -> None:
+def clear_leftovers(directory: Path) -> None:
     """What a killed process left. Called under the lock, so that no living one is at work on it."""
     for old in directory.glob(f"{_OLD}*"):
         path = old.with_name(old.name.removeprefix(_OLD))
@@ -220,7 +231,7 @@ def _read_group(file: Path) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _only_writer(directory: Path) -> Iterator[None]:
+def only_writer(directory: Path) -> Iterator[None]:
     with _try_lock(directory, where_impossible=True) as locked:
         if not locked:
             raise CheckpointError(

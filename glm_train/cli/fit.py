@@ -6,9 +6,16 @@ import argparse
 import os
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from glm_train.cli import program
+
+if TYPE_CHECKING:
+    from glm_train.config.schema import RunConfig
+    from glm_train.parallel.rendezvous import Output, Rendezvous
+    from glm_train.run import RunResult
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -33,16 +40,47 @@ def run(args: argparse.Namespace) -> int:
     from glm_train.config.compose import compose
 
     config = compose(args.recipe, args.overrides)
+    if config.parallel.name == "single" and not _launched():
+        return _fit(args, config)
+    from glm_train.launch import as_rank, start
+    from glm_train.parallel.rendezvous import find_seat
+
+    seat = find_seat()
+    if seat is None:
+        return start(config, args.recipe, args.overrides)
+    return as_rank(seat, config, partial(_fit, args))
+
+
+def _launched() -> bool:
+    """Whether several processes may have been launched, asked without importing torch."""
+    names = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+    return any(os.environ.get(name, "1") not in ("", "1") for name in names)
+
+
+def _fit(
+    args: argparse.Namespace,
+    config: RunConfig,
+    meeting: Rendezvous | None = None,
+    output: Output | None = None,
+) -> int:
+    """Train in this process, one of several where there is a `meeting`."""
     from glm_train.callbacks.preemption import Stopped
     from glm_train.run import fit
 
     try:
-        result = fit(config, args.recipe)
+        result = fit(config, args.recipe, meeting, output)
     except Stopped as stopped:
         kept = [o for o in args.overrides if not o.startswith(("resume=", "output_dir="))]
         again = shlex.join([program(), "fit", args.recipe, *kept, f"resume={stopped.folder}"])
         print(f"glm-train: {stopped}. Go on with: {again}", file=sys.stderr)
+        if meeting is not None:
+            raise
         return stopped.exit_code
+    _say_what_is_there(result, config)
+    return 0
+
+
+def _say_what_is_there(result: RunResult, config: RunConfig) -> None:
     path = os.path.relpath(result.folder.path)
     shown = path if not path.startswith("..") else str(result.folder.path)
     values = result.metrics
@@ -65,4 +103,3 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {Path(shown, name)!s:<50} {about}")
     trying = 'generate {} --prompt "..."' if config.task.name == "chat" else "predict {} IN OUT"
     print(f"try         {program()} {trying.format(shown)}")
-    return 0

@@ -15,7 +15,15 @@ from glm_train.config.data_settings import (
 )
 from glm_train.config.faults import KeyPath
 from glm_train.config.model_settings import PURE_BF16, GlmModelSettings, LoraAdapter, NoAdapter, QloraAdapter
-from glm_train.config.schema import BatchSettings, SamplesSettings, TrainerSettings, WarmUp, WsdSchedule
+from glm_train.config.schema import (
+    BatchSettings,
+    FullySharded,
+    SamplesSettings,
+    SingleDevice,
+    TrainerSettings,
+    WarmUp,
+    WsdSchedule,
+)
 
 Conflict = tuple[str, KeyPath]
 
@@ -39,6 +47,29 @@ def find_conflicts(sections: dict[str, Any]) -> Iterator[Conflict]:
         yield from _samples(task, data)
     if isinstance(sections.get("model"), GlmModelSettings):
         yield from _model(sections["model"], task, sections.get("adapter"), trainer)
+    if isinstance(trainer, TrainerSettings):
+        yield from _parallel(sections.get("parallel"), sections.get("adapter"), trainer)
+
+
+def _parallel(parallel: Any, adapter: Any, trainer: TrainerSettings) -> Iterator[Conflict]:
+    processes = trainer.devices * trainer.num_nodes
+    if isinstance(parallel, SingleDevice) and processes > 1:
+        key = "devices" if trainer.devices > 1 else "num_nodes"
+        yield (
+            f"trainer.{key} asks for {processes} processes, and parallel=single is one: add parallel=fsdp (the model "
+            "is shared out) or parallel=ddp (each has it whole)",
+            ("trainer", key),
+        )
+    if isinstance(parallel, FullySharded) and isinstance(adapter, QloraAdapter):
+        yield (
+            f"parallel={parallel.name} cannot share out weights of 4 bits: use parallel=ddp, or adapter=lora",
+            ("parallel", "name"),
+        )
+    if isinstance(parallel, FullySharded) and parallel.offload and trainer.accelerator == "cpu":
+        yield (
+            "parallel.offload moves weights from the GPU to the CPU, and trainer.accelerator is cpu: set it to false",
+            ("parallel", "offload"),
+        )
 
 
 def _task(task: Any, data: DataSettings) -> Iterator[Conflict]:

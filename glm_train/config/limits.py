@@ -50,9 +50,6 @@ def _weighs_nothing(name: str) -> bool:
 AtLeastOne = Annotated[int, Limit("at least 1", lambda value: value >= 1)]
 NotNegative = Annotated[int, Limit("0 or more", lambda value: value >= 0)]
 Seed = Annotated[int, Limit("from 0 to 4294967295", lambda value: 0 <= value < 2**32)]
-OneForNow = Annotated[
-    int, Limit("1: this version trains on one device of one machine", lambda value: value == 1)
-]
 
 Positive = Annotated[float, Limit("above 0", lambda value: value > 0)]
 NotNegativeReal = Annotated[float, Limit("0 or more", lambda value: value >= 0)]

@@ -26,7 +26,6 @@ from glm_train.config.limits import (
     FilePath,
     NotNegative,
     NotNegativeReal,
-    OneForNow,
     Positive,
     Ratio,
     Refusal,
@@ -147,8 +146,8 @@ class TrainerSettings:
     max_steps: AtLeastOne | None = None  # optimizer steps; with max_epochs, whichever comes first
     max_epochs: AtLeastOne | None = None  # passes over the training data
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU where there is one
-    devices: OneForNow = 1  # devices of one machine
-    num_nodes: OneForNow = 1  # machines
+    devices: AtLeastOne = 1  # processes on each machine, each with a device of its own
+    num_nodes: AtLeastOne = 1  # machines
     precision: Precision = "fp32"  # of the computation; the weights are fp32 in both
     validate_every: AtLeastOne | None = None  # optimizer steps; null: at the end of each epoch
     save_every: AtLeastOne | None = None  # optimizer steps between states; null: at the end of each epoch
@@ -159,12 +158,43 @@ class TrainerSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SingleDevice:
+class _Layers:
+    """What every way of spreading a model does with its layers."""
+
+    # full: less memory, a third more compute; selective: the products that cost most are kept, half of the memory
+    activation_checkpointing: Literal["none", "full", "selective"] = "none"  # what backward computes again
+    compile: bool = False  # torch.compile each layer: slow first step, faster later ones
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleDevice(_Layers):
     """One process on one device."""
 
     name: Literal["single"] = "single"
-    activation_checkpointing: Literal["none", "full"] = "none"  # full: less memory, a third more compute
-    compile: bool = False  # torch.compile each layer: slow first step, faster later ones
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataParallel(_Layers):
+    """Every process has the whole model; gradients are averaged once a step."""
+
+    name: Literal["ddp"] = "ddp"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullySharded(_Layers):
+    """Every process has its share of weights, gradients and optimizer state (FSDP2)."""
+
+    name: Literal["fsdp"] = "fsdp"
+    offload: bool = False  # weights, gradients and optimizer state wait in the memory of the CPU
+    prefetch: NotNegative = 1  # layers whose weights are fetched while the one before them runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class HybridSharded(FullySharded):
+    """Groups of processes that each share out one copy of the model; between groups, gradients are averaged."""
+
+    name: Literal["hsdp"] = "hsdp"  # type: ignore[assignment]
+    shard_size: AtLeastOne | None = None  # processes that share one copy; null: those of one machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +229,7 @@ class TensorBoardLogger:
 
 
 Schedule = CosineSchedule | LinearSchedule | ConstantSchedule | WsdSchedule
+Parallel = SingleDevice | DataParallel | FullySharded | HybridSharded
 Logger = NoLogger | CsvLogger | WandbLogger | TensorBoardLogger
 
 
@@ -215,7 +246,7 @@ class RunConfig:
     optim: AdamW = AdamW()
     schedule: Schedule = CosineSchedule()
     trainer: TrainerSettings
-    parallel: SingleDevice = SingleDevice()
+    parallel: Parallel = SingleDevice()
     logger: Logger = CsvLogger()
     seed: Seed = 0  # of the data order and of every random number
     resume: FilePath = "never"  # never; auto: the newest valid state in output_dir; or the path of a state
@@ -240,7 +271,7 @@ CHOICES: dict[str, dict[str, type]] = {
         "wsd": WsdSchedule,
     },
     "trainer": {"default": TrainerSettings},
-    "parallel": {"single": SingleDevice},
+    "parallel": {"single": SingleDevice, "ddp": DataParallel, "fsdp": FullySharded, "hsdp": HybridSharded},
     "logger": {"none": NoLogger, "csv": CsvLogger, "wandb": WandbLogger, "tensorboard": TensorBoardLogger},
 }
 

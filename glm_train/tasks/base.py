@@ -21,16 +21,18 @@ from glm_train import dist
 from glm_train.data.collate import PackedBatch
 from glm_train.losses.normalise import step_scale
 from glm_train.optim.clip import clip_by_global_norm, refuse_non_finite
+from glm_train.parallel.gradients import average_gradients, scale_down, sum_over_ranks
+from glm_train.parallel.shard import last_microbatch, whole
 
 
 @dataclass(frozen=True)
 class StepResult:
     """What one optimizer step produced. The tensors are on the device."""
 
-    loss: Tensor  # mean over the trained tokens of this rank's share, to be summed over ranks
+    loss: Tensor  # mean over the trained tokens of the step, those of all ranks
     grad_norm: Tensor  # before clipping
     lr: float
-    tokens: int  # of this rank's microbatches, trained or not
+    tokens: int  # of the step's microbatches over all ranks, trained or not
 
 
 class GlmTask(LightningModule):
@@ -77,17 +79,23 @@ class GlmTask(LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)  # LoRA+ gives B a rate of its own
         losses = []
-        for batch in microbatches:
-            loss = self.loss(batch, step_scale(batch.step_tokens, dist.world_size()))
+        for number, batch in enumerate(microbatches, start=1):
+            last_microbatch(self.model, number == len(microbatches))
+            loss = whole(self.model, self.loss, batch, step_scale(batch.step_tokens, dist.world_size()))
             self.manual_backward(loss)
             losses.append(loss.detach())
-        norm = clip_by_global_norm(self.model.parameters(), self._clip_norm)
-        total = torch.stack(losses).sum() / dist.world_size()
+        average_gradients(self.model)
+        own = torch.stack(losses).sum() / dist.world_size()
+        own_tokens = sum(batch.input_ids.numel() for batch in microbatches)
+        total, tokens, norm = sum_over_ranks(self.model, own, own_tokens)
+        if norm is None:  # this rank has the whole gradient
+            norm = clip_by_global_norm(self.model.parameters(), self._clip_norm)
+        else:
+            scale_down(self.model, norm, self._clip_norm)
         refuse_non_finite(
             total, norm, step=self.step + 1, documents=[d for b in microbatches for d in b.documents]
         )
         optimizer.step()
         optimizer.zero_grad()
         self.step += 1
-        tokens = sum(batch.input_ids.numel() for batch in microbatches)
         self.last = StepResult(total, norm, lr, tokens)

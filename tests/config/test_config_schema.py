@@ -27,7 +27,7 @@ def test_every_choice_has_a_file_and_every_file_a_choice() -> None:
     assert [(path.parent.name, path.stem) for path in CHOICE_FILES] == sorted(
         (group, choice) for group, choices in CHOICES.items() for choice in choices
     )
-    assert len(CHOICE_FILES) == 21
+    assert len(CHOICE_FILES) == 24
     assert [path.name for path in conf_dir().glob("*.yaml")] == ["base.yaml"]
 
 
