@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from glm_train.build_data import config_changes
 from glm_train.checkpoint.pretrained import Pretrained, write_generation
 from glm_train.config.schema import LoraAdapter
 from glm_train.model.generation import stop_ids
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
 def save_result(path: Path, config: RunConfig, model: Pretrained, tokenizer: GlmTokenizer) -> None:
     """The adapter where the run trained one, else the model."""
     if isinstance(config.adapter, LoraAdapter):
+        from glm_train.adapters.base_file import head_settings
         from glm_train.adapters.folder import save_adapter
 
         name = config.model.path
         base = str(Path(name).absolute()) if Path(name).is_dir() else name
-        save_adapter(model, path, base, overwrite=True)
+        changes = {**head_settings(model), **config_changes(config)}
+        save_adapter(model, path, base, config_changes=changes, overwrite=True)
         tokenizer.save_pretrained(path)
         write_generation(path, with_stops(model, tokenizer))
         return

@@ -43,6 +43,11 @@ def summary(
         *(f"{'adapter' if number == 0 else '':<12}{line}" for number, line in enumerate(adapter)),
         *_describe("data", train),
     ]
+    if adapter and config.model.rope_theta is not None:
+        lines.append(
+            f"{'warning':<12}model.rope_theta is the model's, and other programs read it from the base's config.json:"
+            " serve the exported model, not the adapter"
+        )
     if data.labels is not None:
         lines.append(f"{'labels':<12}{data.labels}")
     if validation is not None:

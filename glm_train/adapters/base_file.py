@@ -17,6 +17,7 @@ BASE_NAME = "adapter_base.json"
 _FORMAT = 1
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _HEAD_SETTINGS = ("num_labels", "id2label", "label2id", "problem_type", "classifier_dropout", "bidirectional")
+_CHANGES = (*_HEAD_SETTINGS, "rope_theta")  # what a run may change in the base's config
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def write_base(base: AdapterBase) -> str:
 def read_adapter_base(folder: str | Path) -> AdapterBase | None:
     """What the folder remembers of its base; None for an adapter that PEFT saved. Raises CheckpointError.
 
-    `config_changes` keep the settings of heads only; their values are checked where a config is made of them.
+    `config_changes` keep what a run may change only; their values are checked where a config is made of them.
     """
     path = Path(folder) / BASE_NAME
     if not path.exists() and not path.is_symlink():
@@ -72,7 +73,7 @@ def read_adapter_base(folder: str | Path) -> AdapterBase | None:
         raise CheckpointError(
             f"{path}: damaged: expected base_model, fingerprint, architecture, config_changes"
         )
-    kept = {key: value for key, value in changes.items() if key in _HEAD_SETTINGS}
+    kept = {key: value for key, value in changes.items() if key in _CHANGES}
     for key in ("id2label",):
         if isinstance(kept.get(key), dict):  # JSON has no whole numbers as keys
             kept[key] = {int(k) if k.isdecimal() else k: v for k, v in kept[key].items()}
