@@ -81,7 +81,7 @@ def prepare_tokens(
     check_format(format)
     reader = TokenReader(format, token_column, tag_column, separator)
     for path in files:
-        reader.check(Path(path))
+        reader.check(Path(path), streaming=bool(options.get("streaming")))
     scheme = scheme_name(scheme)
     if scheme == "auto" and files:
         shared = {key: options[key] for key in ("on_error", "cache_dir", "progress") if key in options}
