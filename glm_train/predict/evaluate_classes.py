@@ -10,7 +10,7 @@ import torch
 
 from glm_train.bar import Progress
 from glm_train.build_data import RunLabels, TokenLabels, build_data, build_tokenizer, prepare_for
-from glm_train.build_task import TARGET_RULES, label_counts
+from glm_train.build_task import TARGET_RULES, trained_labels
 from glm_train.config.schema import TokenData
 from glm_train.data.collate import pack
 from glm_train.data.encode import usable_cores
@@ -116,7 +116,7 @@ def training_weights(trained: TrainedModel, labels: RunLabels, progress: Progres
         return None
     if data.labels is None or data.labels.names != labels.names:
         return None
-    return torch.from_numpy(class_weights(label_counts(data.train, len(labels.names))))
+    return torch.from_numpy(class_weights(trained_labels(data)))
 
 
 def _task(

@@ -65,16 +65,31 @@ def half_right(tags: list[list[str]]) -> list[list[str]]:
     return gold
 
 
+def in_iobes(tags: list[str]) -> list[str]:
+    after = [*tags[1:], "O"]
+    last = [f"I-{tag[2:]}" != following for tag, following in zip(tags, after, strict=True)]
+    letters = {("B", True): "S", ("I", True): "E"}
+    return [letters.get((t[0], end), t[0]) + t[1:] for t, end in zip(tags, last, strict=True)]
+
+
+def write_gold(path: Path, tokens: list[list[str]], gold: list[list[str]], iobes: bool) -> None:
+    """CoNLL: two columns in IOB2; or four in IOBES, with documents, comments and other line ends."""
+    lines = ["-DOCSTART- -X- O O", "", "# id = 1"] if iobes else []
+    for words, tags in zip(tokens, gold, strict=True):
+        row = "{} NN  x {}" if iobes else "{}\t{}"
+        written = in_iobes(tags) if iobes else tags
+        lines += [row.format(word, tag) for word, tag in zip(words, written, strict=True)]
+        lines += ["", ""] if iobes else [""]
+    path.write_bytes(("\r\n" if iobes else "\n").join(lines).encode())
+
+
 @pytest.mark.parametrize("settings", [(), ("data.max_length=12", "data.overlap=4")])
 def test_entities_as_seqeval(tagger: Path, tmp_path: Path, settings: tuple[str, ...]) -> None:
-    """Also of documents that are cut into windows."""
+    """Also of documents that are cut into windows, and of files in another scheme and layout."""
     tokens = sentences(60, 40 if settings else 12)
     tags = predicted_tags(tagger, tokens, tmp_path, *settings)
     gold = half_right(tags)
-    lines = [
-        "".join(f"{w}\t{t}\n" for w, t in zip(*one, strict=True)) for one in zip(tokens, gold, strict=True)
-    ]
-    (tmp_path / "gold.conll").write_text("\n".join(lines), encoding="utf-8")
+    write_gold(tmp_path / "gold.conll", tokens, gold, iobes=bool(settings))
     found = evaluate(str(tagger), [f"data.validation={tmp_path / 'gold.conll'}", *settings])
     expected = classification_report(
         gold, tags, mode="strict", scheme=IOB2, output_dict=True, zero_division=0
