@@ -147,8 +147,10 @@ def run_ours(folder: Path, steps: int) -> dict[str, Any]:
             tokens.append(task.last.tokens)
             losses.append(float(task.last.loss))
 
-    callbacks = build.build_callbacks
-    build.build_callbacks = lambda *a: [Clock(), *callbacks(*a)]
+    trainer = build.build_trainer
+    build.build_trainer = lambda config, folder, callbacks, *rest, **named: trainer(
+        config, folder, [Clock(), *callbacks], *rest, **named
+    )
     settings = {
         "model.path": folder / "model",
         "data.train": folder / "chats.jsonl",

@@ -28,7 +28,7 @@ from glm_train.errors import DataError
 from glm_train.text.chat import ExampleTooLong
 
 CHUNK_RECORDS, CHUNK_BYTES = 64, 1 << 20
-CHUNKS_AHEAD = 128  # finished in this process behind one that a worker has not finished
+CHUNKS_AHEAD = 64  # finished in this process behind one that a worker has not finished
 TOO_LONG = "longer than data.max_length"
 FAULTY = "faulty: "  # what the reason begins with for which a faulty record is left out
 
