@@ -22,7 +22,7 @@ from glm_train.data.encode import Encoded, Encoder, Reader, encode_files
 from glm_train.data.records import check_file, format_of, read_items
 from glm_train.data.store import ExampleStore, ExampleWriter, is_complete, trained_tokens
 from glm_train.data.streamed import FILE_NAME, StreamedStore, StreamedWriter, check_streamable, file_state
-from glm_train.data.tally import Tally
+from glm_train.data.tally import EXAMPLES, Tally, Wording
 from glm_train.errors import ConfigError, DataError, nearest
 from glm_train.text.chat import encode_chat_packed
 from glm_train.text.tokenizer import GlmTokenizer
@@ -30,6 +30,11 @@ from glm_train.text.tokenizer import GlmTokenizer
 CACHE_VERSION = 3
 PARALLEL_BYTES = 32 * 1024 * 1024  # below this, starting processes takes longer than they save
 ON_ERROR = ("error", "skip")
+_CHATS = Wording(
+    cut="cut the last answer of {} examples; a cut answer gets no stop token",
+    layout="Name the layout of its records with data.format",
+    length="Raise data.max_length, or change data.train_on or the data",
+)
 
 
 def prepare_chat(
@@ -78,6 +83,7 @@ def prepare_chat(
     return prepare(
         files,
         encoder,
+        wording=_CHATS,
         on_error=on_error,
         cache_dir=cache_dir,
         workers=workers,
@@ -91,6 +97,7 @@ def prepare(
     files: Sequence[str | Path],
     encoder: Encoder,
     *,
+    wording: Wording = EXAMPLES,
     read: Reader | None = None,
     on_error: str = "error",
     cache_dir: str | Path | None = None,
@@ -102,6 +109,7 @@ def prepare(
     """The examples that `encoder` makes of the records of `files`, in file order. See `prepare_chat`.
 
     `read` takes the place of the reader that a file's suffix chooses; the encoder's settings say how it reads.
+    `wording` is how reports and refusals speak of the task's records.
     """
     if not files:
         raise DataError("no data file is named. Set data.train.")
@@ -121,6 +129,7 @@ def prepare(
         paths=paths,
         states=states,
         encoder=encoder,
+        wording=wording,
         read=read or read_items,
         workers=workers,
         skip=skip,
@@ -143,13 +152,14 @@ def _build(
     paths: list[Path],
     states: list[tuple],
     encoder: Encoder,
+    wording: Wording,
     read: Reader,
     workers: int,
     skip: bool,
     progress: Progress,
 ) -> None:
     parallel = workers > 1 and sum(size for size, _ in states) >= PARALLEL_BYTES
-    tally = Tally(paths)
+    tally = Tally(paths, wording)
     encoded = encode_files(paths, encoder, workers=workers if parallel else 0, skip=skip, read=read)
     # Closed here, and not when its memory is freed: that may be in a thread of the pool that it ends.
     with writer(folder) as output, closing(encoded) as results:

@@ -25,6 +25,7 @@ from glm_train.data.prepare import prepare
 from glm_train.data.sequence_labels import SequenceLabels
 from glm_train.data.sequence_records import DEFAULT_KEYS, SequenceKeys, parse_sequence, parse_texts
 from glm_train.data.store import ExampleStore
+from glm_train.data.tally import Wording
 from glm_train.errors import CheckpointError, ConfigError, DataError, nearest
 from glm_train.text.chat_words import word_encoder
 from glm_train.text.tokenizer import GlmTokenizer
@@ -41,6 +42,11 @@ __all__ = [
 
 TRUNCATIONS = ("end", "start", "drop", "error")
 SEPARATOR = "\n"  # between the two texts of a pair
+_TEXTS = Wording(
+    cut="cut {} texts to data.max_length",
+    layout="Name its keys or columns with data.text_key and data.label_key",
+    length="Raise data.max_length, set data.truncation=end, or change the data",
+)
 
 
 class SequenceTooLong(DataError):
@@ -81,6 +87,7 @@ def prepare_sequence(
     return prepare(
         files,
         encoder,
+        wording=_TEXTS,
         on_error=on_error,
         cache_dir=cache_dir,
         workers=workers,

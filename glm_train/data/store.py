@@ -75,7 +75,8 @@ class PrepareReport:
     shortened: int = 0  # examples that lost whole messages to the length limit
     dropped_messages: int = 0  # the messages that they lost
     dropped_tokens: int = 0  # the tokens that truncation took away
-    cut: int = 0  # examples whose last answer was cut, so that it has no stop token
+    cut: int = 0  # examples that were cut to data.max_length, without whole messages that left
+    cut_means: str = "cut {} examples to data.max_length"  # what that does to an example of the task
     content: str = ""  # a hash of the ids and labels of all examples, in their order
     cache_hit: bool = False
     cache_folder: str = ""
@@ -100,7 +101,7 @@ class PrepareReport:
         if self.shortened:
             lines.append(f"shortened {self.shortened:,} examples by {self.dropped_messages:,} messages")
         if self.cut:
-            lines.append(f"cut the last answer of {self.cut:,} examples; a cut answer gets no stop token")
+            lines.append(self.cut_means.format(f"{self.cut:,}"))
         if self.dropped_tokens:
             share = self.dropped_tokens / (self.dropped_tokens + self.tokens)
             lines.append(f"truncation left out {self.dropped_tokens:,} tokens ({share:.1%})")

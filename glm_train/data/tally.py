@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from glm_train.data.encode import FAULTY, Encoded
@@ -13,11 +14,23 @@ from glm_train.errors import DataError
 SHOWN_PLACES, SHOWN_REASONS = 3, 20
 
 
+@dataclass(frozen=True)
+class Wording:
+    """How a task speaks of its records, where a preparation reports or refuses."""
+
+    cut: str = PrepareReport.cut_means  # {} is the number of examples
+    layout: str = "Correct it"  # the cure of a file none of whose records can be read
+    length: str = "Raise data.max_length, or change the data"  # of data that leave nothing to train
+
+
+EXAMPLES = Wording()
+
+
 class Tally:
     """Counts what becomes of the records."""
 
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = paths
+    def __init__(self, paths: list[Path], wording: Wording) -> None:
+        self.paths, self.wording = paths, wording
         self.counts: Counter[str] = Counter()
         self.records, self.faulty = [0] * len(paths), [0] * len(paths)
         self.longest = 0
@@ -62,15 +75,15 @@ class Tally:
         for path, records, faulty in zip(self.paths, self.records, self.faulty, strict=True):
             if records and records == faulty:
                 raise DataError(
-                    f"{path}: every one of its {records} records is faulty: {self._reasons()}. Name the layout of"
-                    " its records with data.format, or take the file out; data.on_error=error shows the first fault."
+                    f"{path}: every one of its {records} records is faulty: {self._reasons()}."
+                    f" {self.wording.layout}, or take the file out; data.on_error=error shows the first fault."
                 )
 
     def refuse_nothing_left(self) -> None:
         if not self.counts["examples"]:
             raise DataError(
                 f"no example is left of {self.counts['records']} records: {self._reasons()}."
-                " Raise data.max_length, or change data.train_on or the data."
+                f" {self.wording.length}."
             )
 
     def _reasons(self) -> str:
@@ -92,5 +105,6 @@ class Tally:
             dropped_messages=self.counts["dropped_messages"],
             dropped_tokens=self.counts["dropped_tokens"],
             cut=self.counts["cut"],
+            cut_means=self.wording.cut,
             content=self.content.hexdigest(),
         )

@@ -22,6 +22,7 @@ import numpy as np
 from glm_train.data.encode import Encoded
 from glm_train.data.prepare import prepare
 from glm_train.data.store import CONTINUES, IGNORE, ExampleStore
+from glm_train.data.tally import Wording
 from glm_train.data.token_files import TokenReader
 from glm_train.data.token_labels import discover_tags, scheme_name
 from glm_train.data.token_records import TokenRecord, at_word, check_format, parse_tokens
@@ -32,6 +33,10 @@ from glm_train.text.tokenizer import GlmTokenizer
 
 LABEL_PIECES = ("first", "all")
 NO_WORD = "no word is in it"
+_WORDS = Wording(
+    layout="Say how it is written with data.format, data.token_column, data.tag_column or data.scheme",
+    length="Look at the data",
+)
 
 __all__ = [
     "LABEL_PIECES",
@@ -90,7 +95,7 @@ def prepare_tokens(
     encoder = TokenEncoder(
         tokenizer, tuple(labels), scheme, reader, tuple(tag_names), max_length, overlap, label_pieces, causal
     )
-    return prepare(files, encoder, read=reader, **options)
+    return prepare(files, encoder, wording=_WORDS, read=reader, **options)
 
 
 @dataclass(frozen=True)

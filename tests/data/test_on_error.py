@@ -90,7 +90,7 @@ def test_file_in_which_all_is_faulty(tmp_path: Path, workers: int) -> None:
     assert text.startswith(
         f"{bad}: every one of its 3 records is faulty: 2 faulty: no ids (first: {bad}:1); 1 faulty: "
     )
-    assert "Name the layout of its records with data.format, or take the file out" in text
+    assert "Correct it, or take the file out" in text
 
 
 def test_reasons_that_are_no_faults_are_counted_apart(tmp_path: Path) -> None:

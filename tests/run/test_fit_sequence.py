@@ -407,3 +407,18 @@ def test_a_label_that_only_validation_has_is_refused_with_its_place(
     held.write_text(json.dumps({"text": "No.", "label": "sport"}) + "\n")
     with pytest.raises(DataError, match=r"held\.jsonl:1: .*'sport'"):
         run.fit(configured(TASK, model_folder, train, tmp_path / "run", data__validation=held), "test")
+
+
+def test_what_is_cut_and_what_is_left_out_is_said_of_texts(
+    tmp_path: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = texts(tmp_path / "train.jsonl")
+    run.fit(configured(TASK, model_folder, train, tmp_path / "run", data__max_length=8), "test")
+    printed = capsys.readouterr().out
+    assert "texts to data.max_length" in printed
+    assert "answer of" not in printed
+    long = write_lines(tmp_path / "long.jsonl", [{"text": t, "label": n} for t, n in (TEXTS[0], TEXTS[2])])
+    settings = {"data__max_length": 5, "data__truncation": "drop"}
+    with pytest.raises(DataError, match=r"no example is left .*data\.truncation=end") as error:
+        run.fit(configured(TASK, model_folder, long, tmp_path / "other", **settings), "test")
+    assert "train_on" not in str(error.value)
