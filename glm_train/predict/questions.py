@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from glm_train.data.chat_formats import parse_chat
+from glm_train.data.chat_formats import CHAT_FORMATS, parse_chat
 from glm_train.data.readers.record import Fault, Item
 from glm_train.data.records import read_items
 from glm_train.errors import DataError
@@ -34,7 +34,7 @@ class Question:
 
 def read_question(value: dict[str, Any], format: str = "auto") -> Question:
     """The question of a record in any chat layout. `DataError`, without a place, where there is none."""
-    completed = _with_answer(value)
+    completed = _with_answer(value, format)
     conversation = parse_chat(value if completed is None else completed, format)
     if completed is not None:
         return Question(replace(conversation, messages=conversation.messages[:-1]))
@@ -87,32 +87,48 @@ def _holds_records(path: Path) -> bool:
     return path.suffix.lower() not in _TEXTS
 
 
-def _with_answer(value: dict[str, Any]) -> dict[str, Any] | None:
+def _with_answer(value: dict[str, Any], format: str) -> dict[str, Any] | None:
     """The record with a stand-in for its missing answer; None where it has an answer, or its reader must complain."""
-    for key in ("messages", "conversations"):
-        if value.get(key) is not None:
-            entries = _parsed(value[key])
-            last = _parsed(entries[-1]) if isinstance(entries, list) and entries else None
-            if not isinstance(last, dict):
-                return None
-            named = "role" if last.get("role") is not None else "from"
-            if last.get(named) in _ANSWERS:
-                return None
-            if last.get(named) == "system":
-                raise DataError("the last message is the system's: nobody asks anything. Add a user message.")
-            answer = dict(
-                zip(_KEYS[named], ("assistant" if named == "role" else "gpt", _STAND_IN), strict=True)
-            )
-            return {**value, key: [*entries, answer]}
-    for asked, answered in (("instruction", "output"), ("prompt", "completion")):
-        if value.get(asked) is not None:
-            found = value.get(answered)
-            empty = not found.strip() if isinstance(found, str) else found in (None, [])
-            return {**value, answered: _STAND_IN} if empty else None
+    layout = _layout(value, format)
+    if layout in ("messages", "sharegpt"):
+        (key,) = CHAT_FORMATS[layout].needs
+        return _with_last_message(value, key)
+    if layout in ("alpaca", "prompt_completion"):
+        asked, answered = CHAT_FORMATS[layout].needs
+        found = value.get(answered)
+        empty = not found.strip() if isinstance(found, str) else found in (None, [])
+        return {**value, answered: _STAND_IN} if empty and value.get(asked) is not None else None
     return None
 
 
-_KEYS = {"role": ("role", "content"), "from": ("from", "value")}
+def _with_last_message(value: dict[str, Any], key: str) -> dict[str, Any] | None:
+    entries = _parsed(value.get(key))
+    last = _parsed(entries[-1]) if isinstance(entries, list) and entries else None
+    if not isinstance(last, dict):
+        return None
+    named = "role" if last.get("role") is not None else "from"
+    if last.get(named) in _ANSWERS:
+        return None
+    if last.get(named) == "system":
+        raise DataError("the last message is the system's: nobody asks anything. Add a user message.")
+    assistant = {"role": "assistant", "content": _STAND_IN}
+    return {**value, key: [*entries, assistant if named == "role" else {"from": "gpt", "value": _STAND_IN}]}
+
+
+def _layout(value: dict[str, Any], format: str) -> str | None:
+    """The layout of a record that need not have an answer; None where that is not sure."""
+    if format != "auto":
+        return format
+    whole = [
+        name
+        for name, layout in CHAT_FORMATS.items()
+        if all(value.get(key) is not None for key in layout.needs)
+    ]
+    if whole:
+        return whole[0] if len(whole) == 1 else None
+    return next(
+        (n for n in ("alpaca", "prompt_completion") if value.get(CHAT_FORMATS[n].needs[0]) is not None), None
+    )
 
 
 def _parsed(value: Any) -> Any:
