@@ -89,6 +89,9 @@ def refuse_other_plan(
         f"{key} was {saved.get(key)!r} and is {now[key]!r}" for key in now if saved.get(key) != now[key]
     ]
     if changed:
+        key = "microbatches_per_step"
+        if saved.get(key) != now[key]:
+            changed.append(f"batch.accumulate times the number of processes must be {saved.get(key)}")
         raise ConfigError(
             f"{state}: cannot be resumed, because the plan of steps has changed:\n" + "\n".join(changed)
         )

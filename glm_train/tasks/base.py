@@ -86,7 +86,7 @@ class GlmTask(LightningModule):
             losses.append(loss.detach())
         average_gradients(self.model)
         own = torch.stack(losses).sum() / dist.world_size()
-        own_tokens = sum(batch.input_ids.numel() for batch in microbatches)
+        own_tokens = sum(batch.input_ids.numel() for batch in microbatches if batch.documents)  # no fillers
         total, tokens, norm = sum_over_ranks(self.model, own, own_tokens)
         if norm is None:  # this rank has the whole gradient
             norm = clip_by_global_norm(self.model.parameters(), self._clip_norm)

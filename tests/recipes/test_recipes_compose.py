@@ -25,6 +25,11 @@ RECIPES = {
     "glm4_9b_ner_lora": ["model.path=GLM_4_9B_FOLDER", "data.train=train.conll"],
     "glm4_9b_sequence_lora": ["model.path=GLM_4_9B_FOLDER", "data.train=train.csv"],
     "tiny_chat_lora": ["model.path=demo/tiny-glm", "data.train=demo/chat/train.jsonl"],
+    "tiny_chat_full_fsdp": [],
+    "tiny_chat_lora_fsdp": [],
+    "glm4_9b_chat_full_fsdp": ["model.path=GLM_4_9B_FOLDER", "data.train=chat.jsonl"],
+    "glm4_9b_chat_lora_fsdp": ["model.path=GLM_4_9B_FOLDER", "data.train=chat.jsonl"],
+    "glm4_32b_0414_chat_lora_fsdp": ["model.path=GLM_4_32B_0414_FOLDER", "data.train=chat.jsonl"],
     "tiny_ner": [],
     "tiny_sequence": [],
 }
@@ -38,7 +43,7 @@ def header(name: str) -> str:
 def test_the_shipped_recipes_are_these() -> None:
     assert {path.name for path in recipes_dir().iterdir()} == {f"{name}.yaml" for name in RECIPES}
     assert [name for name, _ in recipes()] == sorted(RECIPES)
-    assert len(RECIPES) == 12
+    assert len(RECIPES) == 17
 
 
 @pytest.mark.parametrize("name", RECIPES)
