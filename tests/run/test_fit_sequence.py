@@ -182,7 +182,7 @@ def stopped_anywhere(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_fo
     return folder, config
 
 
-@pytest.mark.parametrize("step", [1, 3, 5])
+@pytest.mark.parametrize("step", [2, 5])
 def test_a_resumed_run_ends_as_if_never_stopped(stopped_anywhere, step: int) -> None:
     folder, config = stopped_anywhere
     whole, part = folder / "whole", cut_back(folder / "whole", folder / f"part{step}", step)
