@@ -79,7 +79,7 @@ def _forward(
         a_RI = a_RI / share
     low_NR = x_NI @ a_RI.to(wide).t()
     y_NO = y_NO.to(wide).addmm_(low_NR, b_OR.to(wide).t(), alpha=how.scaling).to(how.narrow)
-    return y_NO.view(*x.shape[:-1], -1), low_NR, mask_NI
+    return y_NO.view(*x.shape[:-1], y_NO.shape[1]), low_NR, mask_NI
 
 
 def _share_kept(drop: float) -> float:
