@@ -24,17 +24,19 @@ from glm_train.callbacks.peak_flops import peak_flops
 from glm_train.callbacks.preemption import StopOnSignal
 from glm_train.callbacks.progress import ProgressReport
 from glm_train.callbacks.resume import Resumed, ResumeState, trained_weights
+from glm_train.callbacks.samples import SampleAnswers
 from glm_train.callbacks.validation import ValidationSchedule
 from glm_train.checkpoint.pretrained import Pretrained
 from glm_train.config.schema import TensorBoardLogger, WandbLogger
 from glm_train.data.datamodule import GlmDataModule
-from glm_train.model.flops import training_flops
+from glm_train.model.flops import trained_model_flops
 from glm_train.parallel.strategy import RankStrategy
 from glm_train.run_folder import RunFolder
 from glm_train.run_plan import RunPlan
 
 if TYPE_CHECKING:
     from glm_train.config.schema import RunConfig
+    from glm_train.text.tokenizer import GlmTokenizer
 
 _PRECISION = {"fp32": "32-true", "bf16-mixed": "bf16-mixed"}
 
@@ -64,13 +66,14 @@ def build_callbacks(
     plan: RunPlan,
     data: PreparedData,
     model: Pretrained,
+    tokenizer: GlmTokenizer,
     *,
     position: dict[str, Any],
     resumed: Resumed | None,
 ) -> RunCallbacks:
     peak = peak_flops(torch.cuda.get_device_name()) if device_type(config) == "cuda" else None
     train, validate = data.train, data.validation is not None
-    flops = training_flops(model.config, train.lengths.tolist(), int(train.trained.sum()))
+    flops = trained_model_flops(model, train.lengths.tolist(), int(train.trained.sum()))
     metrics = MetricsLogger(
         log_every=config.trainer.log_every,
         total_steps=plan.total_steps,
@@ -99,9 +102,36 @@ def build_callbacks(
         best=best,
         resumed=resumed,
     )
+    samples = _samples(config, folder, plan, data, tokenizer, resumed)
     stop = StopOnSignal(state.save, plan.total_steps)
     # Order matters: values are logged before they are shown, and all rows of a step before its state is saved.
-    return RunCallbacks([validation, metrics, ProgressReport(metrics), best, state, stop], best)
+    return RunCallbacks([validation, metrics, ProgressReport(metrics), *samples, best, state, stop], best)
+
+
+def _samples(
+    config: RunConfig,
+    folder: RunFolder,
+    plan: RunPlan,
+    data: PreparedData,
+    tokenizer: GlmTokenizer,
+    resumed: Resumed | None,
+) -> list[Callback]:
+    """Answers to validation prompts, where the run wants them."""
+    settings = config.samples
+    if settings.every is None or data.validation is None:
+        return []
+    return [
+        SampleAnswers(
+            data.validation,
+            tokenizer,
+            folder.samples,
+            every=settings.every,
+            count=settings.count,
+            max_new_tokens=settings.max_new_tokens,
+            total=plan.total_steps,
+            resumed_step=resumed.step if resumed else 0,
+        )
+    ]
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,9 @@ def fit(
     lines = [*notes, *summary(config, folder, plan, data, model, adapter, task.step)]
     _begin(config, folder, latest=config.output_dir is None and state is None, output=output, lines=lines)
     loggers = build.build_loggers(config, folder, task.step)
-    callbacks = build.build_callbacks(config, folder, plan, data, model, position=position, resumed=resumed)
+    callbacks = build.build_callbacks(
+        config, folder, plan, data, model, tokenizer, position=position, resumed=resumed
+    )
     del resumed  # the callback lets it go once it has put it in place
     trainer = build.build_trainer(
         config, folder, callbacks.all, loggers, validate=data.validation is not None

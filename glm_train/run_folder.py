@@ -30,6 +30,10 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def samples(self) -> Path:
+        return self.path / "samples.jsonl"
+
+    @property
     def best(self) -> Path:
         return self.path / "best"
 
