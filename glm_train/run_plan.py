@@ -58,14 +58,11 @@ def plan_position(
     config: RunConfig, plan: RunPlan, data: PreparedData, model_config: GlmConfig, tokenizer: GlmTokenizer
 ) -> dict[str, Any]:
     """What a step number means: runs with equal positions take the same steps with the same kind of model."""
-    train = data.train
     shape = json.dumps(model_config.to_dict(), sort_keys=True)
     return {
         "model.path (its config.json)": hashlib.sha256(shape.encode()).hexdigest()[:16],
         "model.path (its tokenizer)": tokenizer.fingerprint[:16],
-        "data.train (its lengths)": hashlib.sha256(
-            train.lengths.tobytes() + train.trained.tobytes()
-        ).hexdigest()[:16],
+        "data.train (its examples)": data.train.fingerprint[:16],
         "labels": list(data.labels.names) if data.labels else None,
         "adapter": adapter_settings(config),
         "seed": config.seed,
