@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,32 +127,6 @@ def sampling(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     return recorder
 
 
-@pytest.fixture
-def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Lets the runs of a test answer samples, whatever their settings say."""
-    build_callbacks = build.build_callbacks
-
-    def answer(**settings: int) -> None:
-        def built(
-            config: Any, folder: Any, plan: Any, data: Any, *rest: Any, resumed: Any, **more: Any
-        ) -> Any:
-            found = build_callbacks(config, folder, plan, data, *rest, resumed=resumed, **more)
-            samples = SampleAnswers(
-                data.validation,
-                GlmTokenizer.from_pretrained(config.model.path),
-                folder.path / "samples.jsonl",
-                **{"every": 1, "count": 4, "max_new_tokens": 9, **settings},
-                total=plan.total_steps,
-                resumed_step=resumed.step if resumed else 0,
-            )
-            found.all.insert(2, samples)
-            return found
-
-        monkeypatch.setattr(build, "build_callbacks", built)
-
-    return answer
-
-
 def samples(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
 
@@ -164,15 +137,14 @@ def test_weights_and_scalars_are_the_same_with_samples_and_without(
     dropping_folder: Path,
     chat_file: Path,
     precision: str,
-    answering: Callable[..., None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     shared = {"data__validation": chat_file, "trainer__precision": precision}
     off = configure(dropping_folder, chat_file, tmp_path / "off", **shared)
-    on = configure(dropping_folder, chat_file, tmp_path / "on", **shared)
+    asked = {"samples__every": 2, "samples__count": 3, "samples__max_new_tokens": 9}
+    on = configure(dropping_folder, chat_file, tmp_path / "on", **shared, **asked)
     run.fit(off, "test")
     assert "samples  " not in capsys.readouterr().out
-    answering(every=2, count=3)
     steps = run.fit(on, "test").steps
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("samples  ")]
     assert len(told) == 1
@@ -186,9 +158,8 @@ def test_weights_and_scalars_are_the_same_with_samples_and_without(
 
 
 def test_answers_become_those_of_the_data_and_stand_in_the_table(
-    tmp_path: Path, model_folder: Path, chat_file: Path, sampling: Recorder, answering: Callable[..., None]
+    tmp_path: Path, model_folder: Path, chat_file: Path, sampling: Recorder
 ) -> None:
-    answering(every=35, max_new_tokens=30)
     config = configure(
         model_folder,
         chat_file,
@@ -197,6 +168,8 @@ def test_answers_become_those_of_the_data_and_stand_in_the_table(
         optim__lr=0.01,
         data__validation=chat_file,
         batch__tokens=400,
+        samples__every=35,
+        samples__max_new_tokens=30,
     )
     run.fit(config, "test")
     found = samples(tmp_path / "run")
@@ -211,13 +184,10 @@ def test_answers_become_those_of_the_data_and_stand_in_the_table(
     assert table["step"] == last[0]["step"]
 
 
-def test_a_resumed_run_has_each_row_once(
-    tmp_path: Path, model_folder: Path, chat_file: Path, answering: Callable[..., None]
-) -> None:
-    answering(count=2, max_new_tokens=5)
+def test_a_resumed_run_has_each_row_once(tmp_path: Path, model_folder: Path, chat_file: Path) -> None:
     folder = tmp_path / "run"
     settings = {"data__validation": chat_file, "batch__tokens": 100, "trainer__save_every": 2}
-    settings |= {"trainer__keep": 9}
+    settings |= {"trainer__keep": 9, "samples__every": 1, "samples__count": 2, "samples__max_new_tokens": 5}
     run.fit(configure(model_folder, chat_file, folder, **settings), "test")
     whole = (folder / "samples.jsonl").read_bytes()
     first, *later = sorted((folder / "checkpoints").iterdir())
