@@ -19,6 +19,7 @@ from glm_train.data.sequence_targets import SequenceLabels
 from glm_train.data.sources import files_of, find_sources
 from glm_train.data.split import split_salt, split_validation
 from glm_train.data.store import ExampleStore
+from glm_train.data.token_classes import TokenLabels, listed
 from glm_train.data.token_examples import prepare_tokens
 from glm_train.data.token_files import TokenReader
 from glm_train.data.token_labels import discover_tags
@@ -62,24 +63,6 @@ class RunLabels(Protocol):
 
 
 @dataclass(frozen=True)
-class TokenLabels:
-    """The classes of token classification, in order."""
-
-    names: tuple[str, ...]
-    found: bool = False  # in the data; otherwise their order says what tags that are numbers mean
-
-    def __str__(self) -> str:
-        return listed(self.names)
-
-    def config_changes(self) -> dict[str, Any]:
-        return {
-            "num_labels": len(self.names),
-            "id2label": dict(enumerate(self.names)),
-            "label2id": {name: index for index, name in enumerate(self.names)},
-        }
-
-
-@dataclass(frozen=True)
 class PreparedData:
     """The examples of a run, what its labels are (None for chat), and the weight of each training file."""
 
@@ -103,10 +86,25 @@ def problem_of(labels: RunLabels | None) -> str:
 
 def build_tokenizer(config: RunConfig) -> tuple[GlmTokenizer, GlmConfig]:
     """The tokenizer, checked to belong to the model's config."""
+    _refuse_no_base(config.model.path)
     model_config = GlmConfig.from_pretrained(config.model.path, **config_changes(config))
     tokenizer = GlmTokenizer.from_pretrained(config.model.path)
     check_vocabulary(model_config, tokenizer)
     return tokenizer, model_config
+
+
+def _refuse_no_base(name: str) -> None:
+    """A folder of another kind than a model's, where it can be said which was meant."""
+    path = Path(name)
+    if not path.is_dir() or (path / "config.json").exists():
+        return
+    if (path / "adapter_config.json").exists():
+        raise ConfigError(
+            f"model.path={name}: this is an adapter, and a run begins with a model. Merge the two with"
+            f" `glm-train export {name} FOLDER`, and name FOLDER"
+        )
+    if (path / "config.yaml").exists() and (path / "model").is_dir():
+        raise ConfigError(f"model.path={name}: this is the folder of a run. Name its model, {path / 'model'}")
 
 
 def config_changes(config: RunConfig) -> dict[str, Any]:
@@ -224,12 +222,13 @@ def check_task(config: RunConfig, labels: RunLabels | None) -> None:
     """Refuse settings of the task that do not go with the labels, before anything is tokenised or loaded."""
     task = config.task
     problem = problem_of(labels)
-    known = METRICS[problem]
+    known, kind = METRICS[problem], _KINDS[problem]
     if isinstance(labels, TokenLabels) and is_iob2(labels.names):
         known = tuple(name for name in known if name != "val/f1_micro")  # of entities, val/f1 is that
+        kind = "entities"
     if task.metric is not None and task.metric not in known:
         raise ConfigError(
-            f"task.metric={task.metric}: {_KINDS[problem]} have no such score. Use one of: {', '.join(known)}"
+            f"task.metric={task.metric}: {kind} have no such score. Use one of: {', '.join(known)}"
         )
     if not isinstance(task, ChatTask) and task.class_weights == "balanced" and problem in _WITHOUT_WEIGHTS:
         raise ConfigError(
@@ -277,11 +276,6 @@ def prepare_for(config: RunConfig, tokenizer: GlmTokenizer, labels: RunLabels | 
         max_length=data.max_length,
         truncation=data.truncation,
     )
-
-
-def listed(names: tuple[str, ...]) -> str:
-    """Names in one line, the first dozen of them."""
-    return f"{len(names)}: {', '.join(names[:12])}" + (", ..." if len(names) > 12 else "")
 
 
 def _keys(data: SequenceData) -> SequenceKeys:

@@ -24,11 +24,11 @@ from glm_train.data.prepare import prepare
 from glm_train.data.store import CONTINUES, IGNORE, ExampleStore
 from glm_train.data.tally import Wording
 from glm_train.data.token_files import TokenReader
-from glm_train.data.token_labels import discover_tags, scheme_name
+from glm_train.data.token_labels import discover_tags, scheme_name, spans_of
 from glm_train.data.token_records import TokenRecord, at_word, check_format, parse_tokens
 from glm_train.data.token_windows import TokenWindow, token_windows, window_room, windows_with_ends
 from glm_train.errors import ConfigError, DataError, nearest
-from glm_train.tagging.schemes import OUTSIDE, PLAIN, read_tags, to_iob2
+from glm_train.tagging.schemes import OUTSIDE, PLAIN, to_iob2
 from glm_train.text.tokenizer import GlmTokenizer
 
 LABEL_PIECES = ("first", "all")
@@ -140,7 +140,7 @@ class TokenEncoder:
         """The class of each word of a record, (W,) int32."""
         tags = record.tags or []
         if self.scheme != PLAIN or record.entities is not None:
-            spans = read_tags(tags, self.scheme) if record.entities is None else record.entities
+            spans = spans_of(tags, self.scheme) if record.entities is None else record.entities
             tags = to_iob2(spans, len(record.words))
         known = {name: number for number, name in enumerate(self.labels)}
         unknown = next((word for word, tag in enumerate(tags) if tag not in known), None)
@@ -161,12 +161,23 @@ class TokenEncoder:
 
     def _unknown(self, tag: str, word: int, record: TokenRecord) -> DataError:
         shown = record.text[slice(*record.words[word])][:40]
+        if (self.scheme != PLAIN or record.entities is not None) and not self._holds_entities():
+            return DataError(
+                f"word {word + 1}, {shown!r}: its tag is {tag!r}, and the labels are {', '.join(self.labels)}. Name O"
+                " in task.labels, and B- and I- of each type: task.labels=[O,B-LOC,I-LOC], say."
+            )
         plain = self.scheme == PLAIN or tag == OUTSIDE
         name, what = (tag, "tag") if plain else (tag[2:], "type")
         names = list(self.labels) if plain else sorted({label[2:] for label in self.labels} - {""})
         return DataError(
             f"word {word + 1}, {shown!r}: the {what} {name!r} is not among the labels: {', '.join(names)}."
             f"{nearest(name, names)} Correct the tag, or add it to task.labels."
+        )
+
+    def _holds_entities(self) -> bool:
+        """Whether the labels are those of entities: `O`, and both letters of each type."""
+        return OUTSIDE in self.labels and all(
+            name == OUTSIDE or {f"B{name[1:]}", f"I{name[1:]}"} <= {*self.labels} for name in self.labels
         )
 
     def settings(self) -> dict[str, Any]:

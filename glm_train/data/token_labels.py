@@ -23,7 +23,7 @@ from glm_train.data.token_files import TokenReader
 from glm_train.data.token_records import at_word, parse_tokens
 from glm_train.errors import ConfigError, DataError, nearest
 from glm_train.tagging import schemes
-from glm_train.tagging.schemes import OUTSIDE, PLAIN, SCHEMES, detect_scheme, label_names, read_tags
+from glm_train.tagging.schemes import OUTSIDE, PLAIN, SCHEMES, Span, detect_scheme, label_names, read_tags
 
 _FILE = "labels.json"
 _TOLD = 1000  # records between two reports of progress
@@ -41,6 +41,7 @@ class TagsFound:
     scheme: str = ""
     line: int = 0
     records: int = 0
+    fault: str = ""  # of the first record that was passed over
 
     @property
     def labels(self) -> list[str]:
@@ -99,7 +100,11 @@ def discover_tags(
     together = _together(found)
     if not together.types and not may_be_empty:
         names = ", ".join(map(str, paths))
-        raise DataError(f"{names}: no word is in an entity, so there is nothing to learn. Check the tags.")
+        fault = next((tags.fault for _, tags in found if tags.fault), "")
+        passed = f" Of the records that were left out the first: {fault}" if fault else ""
+        raise DataError(
+            f"{names}: no word is in an entity, so there is nothing to learn. Check the tags.{passed}"
+        )
     if together.scheme != PLAIN and not may_be_empty:
         _refuse_lookalikes(together.types)
     return together
@@ -158,10 +163,10 @@ def _read_file(
     types: Counter[str] = Counter()
     lines: list[int] = []  # of the sentences with tags, for the message of a scheme that does not fit
     said = 0  # the line of the first tag other than O
-    records = 0
+    records, fault = 0, ""
 
     def sentences() -> Iterator[list[str]]:
-        nonlocal records, said
+        nonlocal records, said, fault
         for item in reader(path):
             records += 1
             if records % _TOLD == 0:
@@ -173,11 +178,13 @@ def _read_file(
                 if parsed.tags is not None and scheme != "auto":
                     types.update(_types_of(parsed.tags, scheme))
             except DataError as error:
-                if skip:
-                    continue
                 if not isinstance(item, Fault):
                     error = at_word(error, item.value)
-                raise error.at(item.path, item.line) from None
+                error = error.at(item.path, item.line)
+                if skip:
+                    fault = fault or str(error)
+                    continue
+                raise error from None
             if parsed.entities is not None:
                 types.update(span.type for span in parsed.entities)
             if parsed.tags is not None:
@@ -188,14 +195,22 @@ def _read_file(
 
     found = _detect(path, sentences(), lines, types) if scheme == "auto" else _read_all(sentences(), scheme)
     tell(records)
-    return TagsFound(dict(types), found if said else "", said, records)
+    return TagsFound(dict(types), found if said else "", said, records, fault)
 
 
 def _types_of(tags: list[str], scheme: str) -> list[str]:
     if scheme == PLAIN:
         schemes.check_tags(tags, scheme)
         return tags
-    return [span.type for span in read_tags(tags, scheme)]
+    return [span.type for span in spans_of(tags, scheme)]
+
+
+def spans_of(tags: list[str], scheme: str) -> list[Span]:
+    """The entities of a record's tags. A `DataError` says which settings may be wrong where it is not the tags."""
+    try:
+        return read_tags(tags, scheme)
+    except DataError as error:
+        raise DataError(f"{error}. Correct the tags, or say in data.scheme what they follow.") from None
 
 
 def _read_all(sentences: Iterator[list[str]], scheme: str) -> str:

@@ -221,3 +221,15 @@ def test_what_is_cut_and_what_is_left_out_is_said_of_texts(
     with pytest.raises(DataError, match=r"no example is left .*data\.truncation=end") as error:
         run.fit(configured(TASK, model_folder, long, tmp_path / "other", **settings), "test")
     assert "train_on" not in str(error.value)
+
+
+def test_a_folder_that_is_no_model_is_named_for_what_it_is(tmp_path: Path) -> None:
+    train = texts(tmp_path / "train.jsonl")
+    adapter, past = tmp_path / "adapter", tmp_path / "past"
+    for folder, name in ((adapter, "adapter_config.json"), (past / "model", "config.json")):
+        folder.mkdir(parents=True)
+        (folder / name).write_text("{}")
+    (past / "config.yaml").write_text("seed: 0\n")
+    for folder, said in ((adapter, "glm-train export"), (past, f"Name its model, {past / 'model'}")):
+        with pytest.raises(ConfigError, match=rf"model\.path={folder}: .*{said}"):
+            run.fit(configured(TASK, folder, train, tmp_path / "run"), "test")

@@ -16,6 +16,7 @@ from glm_train.build_data import build_data, build_tokenizer
 from glm_train.data.sequence_targets import class_weights
 from glm_train.data.store import CONTINUES, IGNORE
 from glm_train.errors import ConfigError, DataError
+from support.classifier_folder import write_lines
 from support.fitted import configured, logits_of, result, same, saved_config, scalars
 from support.fitted_words import NAMES, SENTENCES, TASK, conll, records, words
 from support.runs import rows
@@ -178,3 +179,26 @@ def test_a_tag_that_only_validation_has_is_refused_with_its_place(tmp_path: Path
     config = configured(TASK, model_folder, train, tmp_path / "run", data__validation=held)
     with pytest.raises(DataError, match=r"held\.conll:1: .*'LOK'.*LOC"):
         run.fit(config, "test")
+
+
+@pytest.mark.parametrize("names", [["PER", "LOC"], ["O", "B-LOC", "B-PER", "I-PER"]])
+def test_labels_that_make_no_entities_are_refused(
+    tmp_path: Path, model_folder: Path, names: list[str]
+) -> None:
+    train = conll(tmp_path / "train.conll")
+    with pytest.raises(DataError, match=r"train\.conll:\d+: .*task\.labels=\[O,B-LOC,I-LOC\]"):
+        run.fit(configured(TASK, model_folder, train, tmp_path / "run", task__labels=names), "test")
+
+
+def test_a_scheme_that_the_tags_do_not_follow_is_refused(tmp_path: Path, model_folder: Path) -> None:
+    train = conll(tmp_path / "train.conll")
+    with pytest.raises(DataError, match=r"train\.conll:3: word 3: .*whose entity has no end.*data\.scheme"):
+        run.fit(configured(TASK, model_folder, train, tmp_path / "run", data__scheme="iobes"), "test")
+
+
+def test_the_first_of_the_records_that_were_left_out_is_shown_where_nothing_is_left(
+    tmp_path: Path, model_folder: Path
+) -> None:
+    train = write_lines(tmp_path / "train.jsonl", [{"tokens": ["a", "b"], "tags": ["O"]}])
+    with pytest.raises(DataError, match=r"nothing to learn.*train\.jsonl:1: there are 2 `tokens`"):
+        run.fit(configured(TASK, model_folder, train, tmp_path / "run", data__on_error="skip"), "test")
