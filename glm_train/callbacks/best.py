@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from glm_train import dist
-from glm_train.checkpoint.resume import prune
 from glm_train.checkpoint.sharded import open_state, save_together
 from glm_train.checkpoint.slices import SavedTensor
 from glm_train.errors import CheckpointError, ConfigError, nearest
@@ -60,6 +60,9 @@ class BestModel(Callback):
     ) -> None:
         self.metric, self.directory, self.patience = metric, directory, patience
         self.best = best or Best()
+        if directory is not None and self.best.step and not self._folder(self.best.step).is_dir():
+            # The state is from before a later best, or from a run that kept none: the next validation is the best.
+            self.best = Best(waited=self.best.waited)
         self.tables: list[str] = []  # of the best validation; none where it was before a resume
         self._weights = weights
 
@@ -72,9 +75,10 @@ class BestModel(Callback):
         assert isinstance(task, GlmTask)
         value = self._value(task.validation)
         if self.best.better(value, self.metric):
+            before = self.best.step
             self.best, self.tables = Best(value, task.step), list(task.tables)
             if self.directory is not None:
-                self._save(task)
+                self._save(task, before)
         else:
             self.best = Best(self.best.value, self.best.step, self.best.waited + 1)
         if self.exhausted and trainer.state.fn == TrainerFn.FITTING:
@@ -90,7 +94,7 @@ class BestModel(Callback):
     def weights(self) -> dict[str, SavedTensor]:
         """The saved weights of the best validation. Raises `CheckpointError` where they are gone."""
         assert self.directory is not None
-        path = self.directory / STATE_NAME.format(step=self.best.step)
+        path = self._folder(self.best.step)
         if not path.is_dir():
             raise CheckpointError(
                 f"{path}: the model of the best validation is gone. The run's last model is in its newest state:"
@@ -108,12 +112,19 @@ class BestModel(Callback):
             )
         return found[self.metric]
 
-    def _save(self, task: GlmTask) -> None:
+    def _folder(self, step: int) -> Path:
+        assert self.directory is not None
+        return self.directory / STATE_NAME.format(step=step)
+
+    def _save(self, task: GlmTask, before: int) -> None:
+        """Save the weights. `before` is the step of the best so far."""
         assert self.directory is not None
         name = STATE_NAME.format(step=task.step)
         meta = {"metric": self.metric, **self.as_meta()}
         tensors = {"model": self._weights(task.model)}
         save_together(self.directory, name, tensors=tensors, own={}, meta=meta)
-        # The one before stays: a run that is killed now goes on from a state that still names it.
+        # The one before stays: a run that is killed now goes on from a state that still names it. Others go, also later
+        # ones: they are of a course of the run that was left, when it was resumed from before them.
         if dist.rank() == 0:
-            prune(self.directory, 2)
+            for other in set(self.directory.glob("step-*")) - {self._folder(before), self._folder(task.step)}:
+                shutil.rmtree(other, ignore_errors=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +196,30 @@ def test_other_labels_than_the_models_own_are_not_put_on_its_head(
         run.fit(configured(TASK, learned / "model", data, tmp_path / "run", task__labels=order), "test")
     assert "answer, mood, weather" in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_leaves_its_course_keeps_the_best_of_the_new_one(stopped_anywhere) -> None:
+    """Gone back to an early state, with a learning rate that leaves the model as it is: the old best must not stay."""
+    folder, config = stopped_anywhere
+    part = folder / "other"
+    shutil.copytree(folder / "whole", part, ignore=shutil.ignore_patterns("model", "report.html"))
+    for kept in (part / "checkpoints").iterdir():
+        if int(kept.name.removeprefix("step-")) > 1:
+            shutil.rmtree(kept)
+    old = {path.name for path in (part / "best").glob("step-*")}
+    assert old
+    asked = config(part, "auto")
+    still = dataclasses.replace(asked, optim=dataclasses.replace(asked.optim, lr=1e-12))
+    result_of_run = run.fit(still, "test")
+    assert "at step 3" in str(result_of_run.best)
+    assert {path.name for path in (part / "best").glob("step-*")} == {"step-00000003"}
+    before, after = state(part, 1), result(part)
+    assert all(np.allclose(before[f"model.safetensors/{name}"], after[name], atol=1e-9) for name in after)
+
+
+def test_the_best_may_be_asked_for_when_the_run_goes_on(stopped_anywhere) -> None:
+    folder, config = stopped_anywhere
+    part = cut_back(folder / "whole", folder / "without", 4)
+    shutil.rmtree(part / "best")
+    assert run.fit(config(part, "auto"), "test").best is not None
+    assert (part / "model" / "config.json").exists()
