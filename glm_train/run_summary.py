@@ -53,7 +53,8 @@ def summary(
     if validation is not None:
         lines += _describe("validation", validation)
     lines.append(
-        f"batch       {dist.world_size()} {'device' if dist.world_size() == 1 else 'devices'} x {config.batch.accumulate} "
+        f"batch       {dist.world_size()} {'device' if dist.world_size() == 1 else 'devices'} x "
+        f"{config.batch.accumulate} "
         f"{'microbatch' if config.batch.accumulate == 1 else 'microbatches'} of {size} = "
         f"{tokens / plan.steps_per_epoch:,.0f} tokens a step ({targets / plan.steps_per_epoch:,.0f} trained)"
     )
