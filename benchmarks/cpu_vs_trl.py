@@ -2,11 +2,14 @@
 
     pip install -c constraints.txt -e ".[demo,bench]"
     python benchmarks/cpu_vs_trl.py          # both vocabularies; writes benchmarks/results/cpu_vs_trl.md
+    python benchmarks/cpu_vs_trl.py --lora 8 --vocabulary 8192     # writes cpu_vs_trl_lora.md
 
 Each side trains in a process of its own, in turn, several times. fp32, four chats a step, at most 1,024 tokens a
 chat, loss on the assistant's tokens only, AdamW. TRL runs twice: as it comes, with activation checkpointing, and
-without it, as we run. Chats are ragged: their lengths are log-normal with a median of 300 tokens and a spread of 0.9.
-Speed counts real tokens, never padding, from the third step on. Memory is the largest resident set of the process.
+without it, as we run. With `--lora R` both train adapters of rank R on every linear layer of the decoder, and ours
+without adapters runs beside them. Chats are ragged: their lengths are log-normal with a median of 300 tokens and a
+spread of 0.9. Speed counts real tokens, never padding, from the third step on. Memory is the largest resident set of
+the process.
 """
 
 from __future__ import annotations
@@ -44,28 +47,32 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, nargs="+", default=[8192, 151552])
     parser.add_argument("--steps", type=int, default=14)
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--side", choices=["ours", "trl", "trl_default"], help=argparse.SUPPRESS)
+    parser.add_argument("--lora", type=int, default=0, metavar="R", help="rank of adapters; 0: all weights")
+    parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "cpu_vs_trl.md")
+    parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     if args.side:
-        print(json.dumps(SIDES[args.side](args.folder, args.steps)))
+        print(json.dumps(SIDES[args.side](args.folder, args.steps, args.lora)))
         return
+    sides = [*SIDES] if args.lora else [side for side in SIDES if side != "ours_full"]
+    name = "cpu_vs_trl_lora.md" if args.lora else "cpu_vs_trl.md"
+    output = args.output or Path(__file__).parent / "results" / name
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for vocabulary in args.vocabulary:
             folder = make_inputs(
                 Path(scratch) / str(vocabulary), vocabulary, chats=4 * steps(args, vocabulary)
             )
-            results: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+            results: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
             for _ in range(rounds(args, vocabulary)):
                 for side, found in results.items():
-                    found.append(run_side(side, folder, steps(args, vocabulary)))
+                    found.append(run_side(side, folder, steps(args, vocabulary), args.lora))
                     print(vocabulary, side, found[-1], flush=True)
             rows.append((vocabulary, results))
     text = report(rows, args)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(text, encoding="utf-8")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(text, encoding="utf-8")
     print("\n" + text)
 
 
@@ -112,8 +119,9 @@ TEMPLATE = (
 )
 
 
-def run_side(side: str, folder: Path, steps: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--side", side, "--folder", str(folder), "--steps", str(steps)]
+def run_side(side: str, folder: Path, steps: int, lora: int) -> dict[str, Any]:
+    options = {"--side": side, "--folder": folder, "--steps": steps, "--lora": lora}
+    command = [sys.executable, __file__, *(str(part) for option in options.items() for part in option)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     if done.returncode:
         raise SystemExit(f"{side} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
@@ -132,7 +140,7 @@ def measured(stamps: list[float], tokens: list[int], losses: list[float]) -> dic
     }
 
 
-def run_ours(folder: Path, steps: int) -> dict[str, Any]:
+def run_ours(folder: Path, steps: int, lora: int) -> dict[str, Any]:
     """Our own command, with a callback that looks at the clock."""
     from lightning.pytorch import Callback
 
@@ -163,12 +171,13 @@ def run_ours(folder: Path, steps: int) -> dict[str, Any]:
         "trainer.save_every": 10**6,
         "output_dir": tempfile.mkdtemp(dir=folder) + "/run",
     }
-    config = compose("chat_smoke", [f"{key}={value}" for key, value in settings.items()])
+    adapter = ["adapter=lora", f"adapter.r={lora}", f"adapter.alpha={2 * lora}"] if lora else []
+    config = compose("chat_smoke", [*adapter, *(f"{key}={value}" for key, value in settings.items())])
     run.fit(config, "benchmark")
     return measured(stamps, tokens, losses)
 
 
-def run_trl(folder: Path, steps: int, checkpointing: bool) -> dict[str, Any]:
+def run_trl(folder: Path, steps: int, lora: int, checkpointing: bool) -> dict[str, Any]:
     """TRL's SFTTrainer on transformers' model, with the settings that its documentation gives for this."""
     from datasets import load_dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -189,8 +198,14 @@ def run_trl(folder: Path, steps: int, checkpointing: bool) -> dict[str, Any]:
             tokens.append(int(inputs["attention_mask"].sum()))
             return super().training_step(model, inputs, *rest)
 
+    adapter = None
+    if lora:
+        from peft import LoraConfig
+
+        adapter = LoraConfig(r=lora, lora_alpha=2 * lora, target_modules="all-linear", task_type="CAUSAL_LM")
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     trainer = Counting(
+        peft_config=adapter,
         model=AutoModelForCausalLM.from_pretrained(folder / "model"),
         processing_class=tokenizer,
         train_dataset=load_dataset("json", data_files=str(folder / "chats.jsonl"), split="train"),
@@ -225,18 +240,22 @@ def report(rows: list[tuple[int, dict[str, list[dict[str, Any]]]]], args: argpar
         f"torch {torch.__version__}, lightning {lightning.__version__}, transformers {transformers.__version__}, "
         f"TRL {trl.__version__}, Python {platform.python_version()}"
     )
+    full = " ours, all weights |" if args.lora else ""
+    command = f" --lora {args.lora}" if args.lora else ""
     lines = [
-        "# glm-train and TRL on one CPU",
+        "# glm-train and TRL on one CPU" + (f": LoRA of rank {args.lora}" if args.lora else ""),
         "",
-        "`python benchmarks/cpu_vs_trl.py`: fp32, a GLM body of 5.1 M parameters (hidden 256, 6 layers), 4 ragged",
-        'chats a step, at most 1,024 tokens a chat, assistant-only loss, AdamW. "TRL" is TRL as it comes (with',
-        'activation checkpointing), "TRL, no ckpt" without it, as we run. Medians of the runs, which took',
-        "turns; ratios are medians of the ratios of neighbouring runs, with the smallest and largest.",
+        f"`python benchmarks/cpu_vs_trl.py{command}`: fp32, a GLM body of 5.1 M parameters (hidden 256, 6",
+        "layers), 4 ragged chats a step, at most 1,024 tokens a chat, assistant-only loss, AdamW.",
+        '"TRL" is TRL as it comes (with activation checkpointing), "TRL, no ckpt" without it, as we run.',
+        "Medians of the runs, which took turns; ratios are medians of the ratios of neighbouring runs, with",
+        "the smallest and largest.",
         "",
         f"{processor()}, {torch.get_num_threads()} threads; {versions}.",
         "",
-        "| vocabulary | | TRL | TRL, no ckpt | ours | ours / TRL | ours / TRL, no ckpt |",
-        "|---|---|---|---|---|---|---|",
+        f"| vocabulary | | TRL | TRL, no ckpt | ours |{full} ours / TRL | ours / TRL, no ckpt |"
+        + (" ours / all weights |" if args.lora else ""),
+        "|---|---|---|---|---|---|---|" + ("---|---|" if args.lora else ""),
     ]
     for vocabulary, results in rows:
         for key, unit in (("tokens_per_second", "tokens/s"), ("peak_gb", "peak GB")):
@@ -244,7 +263,11 @@ def report(rows: list[tuple[int, dict[str, list[dict[str, Any]]]]], args: argpar
             cells = [
                 f"{statistics.median(found):,.{0 if unit == 'tokens/s' else 2}f}" for found in values.values()
             ]
-            ratios = [_ratio(values["ours"], values[side]) for side in ("trl_default", "trl")]
+            ratios = [
+                _ratio(values["ours"], values[side])
+                for side in ("trl_default", "trl", "ours_full")
+                if side in values
+            ]
             runs = (
                 f"{len(values['ours'])} runs of {steps(args, vocabulary)} steps" if unit == "tokens/s" else ""
             )
@@ -280,6 +303,7 @@ SIDES = {
     "trl_default": partial(run_trl, checkpointing=True),
     "trl": partial(run_trl, checkpointing=False),
     "ours": run_ours,
+    "ours_full": lambda folder, steps, _lora: run_ours(folder, steps, 0),
 }
 
 if __name__ == "__main__":

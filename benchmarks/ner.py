@@ -144,7 +144,7 @@ def train_theirs(start: Path, data: Path, steps: int) -> tuple[list[float], list
     class OnOurSteps(Trainer):
         def compute_loss(self, *arguments: Any, **options: Any) -> Any:
             loss = super().compute_loss(*arguments, **options)
-            losses.append(float(loss))  # its own log has four digits
+            losses.append(loss.item())  # its own log has four digits
             return loss
 
         def get_train_dataloader(self) -> Any:

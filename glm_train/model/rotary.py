@@ -120,9 +120,10 @@ class _Rotary(torch.autograd.Function):
 
 
 def _turn(x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor, sign: int) -> Tensor:
+    if torch.compiler.is_compiling():
+        return _turn_without_writing(x_BTND, cos_BT1P, sin_BT1P, sign)
     plain = x_BTND.dtype == cos_BT1P.dtype == torch.float32 and x_BTND.device.type == "cpu"
-    plain = plain and x_BTND.shape[-1] % 2 == 0
-    if plain and not torch.compiler.is_compiling():  # the compiler makes poor code of complex numbers
+    if plain and x_BTND.shape[-1] % 2 == 0:
         return _turn_as_complex(x_BTND, cos_BT1P, sin_BT1P, sign)
     rotary_dim = 2 * cos_BT1P.shape[-1]
     even, odd = x_BTND[..., 0:rotary_dim:2], x_BTND[..., 1:rotary_dim:2]
@@ -132,6 +133,15 @@ def _turn(x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor, sign: int) -> Tens
     torch.mul(odd, cos_BT1P, out=out_BTND[..., 1:rotary_dim:2]).addcmul_(even, sin_BT1P, value=sign)
     out_BTND[..., rotary_dim:] = x_BTND[..., rotary_dim:]
     return out_BTND
+
+
+def _turn_without_writing(x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor, sign: int) -> Tensor:
+    """For the compiler, which fuses this, and makes poor code of complex numbers and none of writes into slices."""
+    turned, rest = x_BTND.split((2 * cos_BT1P.shape[-1], x_BTND.shape[-1] - 2 * cos_BT1P.shape[-1]), dim=-1)
+    even, odd = turned[..., 0::2], turned[..., 1::2]
+    pairs = (even * cos_BT1P - sign * odd * sin_BT1P, odd * cos_BT1P + sign * even * sin_BT1P)
+    both = torch.stack(pairs, dim=-1).flatten(-2)
+    return torch.cat((both, rest.to(both.dtype)), dim=-1)
 
 
 def _turn_as_complex(x_BTND: Tensor, cos_BT1P: Tensor, sin_BT1P: Tensor, sign: int) -> Tensor:
