@@ -212,9 +212,9 @@ def refuse_other_labels(model: str, own: list[str], wanted: list[str]) -> None:
     """A head that was trained gives its answers in its own order: other names for them would be wrong."""
     if wanted != own:
         raise ConfigError(
-            f"task.labels: {model} has a head that was trained for labels of its own, {listed(tuple(own))}; other names or"
-            " another order would turn its answers around. Leave task.labels out to go on with this head, or start from a model"
-            " without one"
+            f"task.labels: {model} has a head that was trained for labels of its own, {listed(tuple(own))}; other names"
+            " or another order would turn its answers around. Leave task.labels out to go on with this head, or start"
+            " from a model without one"
         )
 
 
