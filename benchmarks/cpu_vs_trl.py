@@ -28,6 +28,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from machine import processor
+
 WARM_STEPS = 2
 MEDIAN_LOG, SPREAD = 5.7, 0.9  # log-normal lengths: median 300 tokens, a 99th percentile of eight times that
 SHAPE = {
@@ -236,10 +238,8 @@ def report(rows: list[tuple[int, dict[str, list[dict[str, Any]]]]], args: argpar
     import transformers
     import trl
 
-    versions = (
-        f"torch {torch.__version__}, lightning {lightning.__version__}, transformers {transformers.__version__}, "
-        f"TRL {trl.__version__}, Python {platform.python_version()}"
-    )
+    parts = (torch, lightning, transformers, trl)
+    versions = ", ".join(f"{part.__name__} {part.__version__}" for part in parts)
     full = " ours, all weights |" if args.lora else ""
     command = f" --lora {args.lora}" if args.lora else ""
     lines = [
@@ -251,7 +251,7 @@ def report(rows: list[tuple[int, dict[str, list[dict[str, Any]]]]], args: argpar
         "Medians of the runs, which took turns; ratios are medians of the ratios of neighbouring runs, with",
         "the smallest and largest.",
         "",
-        f"{processor()}, {torch.get_num_threads()} threads; {versions}.",
+        f"{processor()}, {torch.get_num_threads()} threads; {versions}, Python {platform.python_version()}.",
         "",
         f"| vocabulary | | TRL | TRL, no ckpt | ours |{full} ours / TRL | ours / TRL, no ckpt |"
         + (" ours / all weights |" if args.lora else ""),
@@ -268,10 +268,8 @@ def report(rows: list[tuple[int, dict[str, list[dict[str, Any]]]]], args: argpar
                 for side in ("trl_default", "trl", "ours_full")
                 if side in values
             ]
-            runs = (
-                f"{len(values['ours'])} runs of {steps(args, vocabulary)} steps" if unit == "tokens/s" else ""
-            )
-            label = f"{vocabulary:,} ({runs})" if runs else ""
+            runs = f"{len(values['ours'])} runs of {steps(args, vocabulary)} steps"
+            label = f"{vocabulary:,} ({runs})" if unit == "tokens/s" else ""
             lines.append(f"| {label} | {unit} | {' | '.join(cells)} | {' | '.join(ratios)} |")
     return "\n".join(lines) + "\n"
 
@@ -289,14 +287,6 @@ def steps(args: argparse.Namespace, vocabulary: int) -> int:
 def rounds(args: argparse.Namespace, vocabulary: int) -> int:
     """Runs of each side: likewise."""
     return args.rounds if vocabulary < 50_000 else max(args.rounds // 3, 1)
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown CPU"
 
 
 SIDES = {

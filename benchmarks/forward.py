@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import processor
 from torch import Tensor, nn
 
 from glm_train.losses.linear_cross_entropy import linear_cross_entropy
@@ -243,10 +244,7 @@ def heading(config: GlmConfig, rounds: int, load: float, model: nn.Module) -> st
 
 def machine() -> str:
     """The processor, by its kind only."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{torch.get_num_threads()} threads of one {names[0] if names else platform.machine()}"
+    return f"{torch.get_num_threads()} threads of one {processor()}"
 
 
 if __name__ == "__main__":

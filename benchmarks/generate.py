@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 import transformers
+from machine import processor
 from torch import Tensor
 
 from glm_train import GlmConfig, GlmForCausalLM
@@ -160,14 +161,6 @@ def row(case: Case, new_tokens: int) -> str:
     spread = f"{statistics.median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
     size = f"{case.parameters / 1e6:.1f} M"
     return f"| {case.model} | {size} | {case.rows} | {step[0]:.2f} | {step[1]:.2f} | {spread} |"
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown CPU"
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from machine import processor
+
 SHAPE = {
     "vocab_size": 32768,
     "hidden_size": 2048,
@@ -271,7 +273,7 @@ def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
     files = ", ".join(f"{size / 1e9:.2f} GB" for size in sorted({row["bytes"] for row in rows}))
     return (
         "# Loading a model folder\n\n"
-        f"`python benchmarks/loading.py` on {os.cpu_count()} cores, {args.threads} thread(s), {cpu()}; torch "
+        f"`python benchmarks/loading.py` on {os.cpu_count()} cores, {args.threads} thread(s), {processor()}; torch "
         f"{torch.__version__}, Python {platform.python_version()}. Files of {files}, {args.shards} shards or so; "
         f"{args.rounds} rounds in which the sides take turns, each in a fresh process. GB of file a second, medians; "
         "ratio of loading's speed to reading's: round by round (median), of the fastest rounds, and of CPU time. "
@@ -281,11 +283,6 @@ def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> str:
         "|---|---:|---:|---:|---:|---:|---:|---:|\n" + "".join(f"{line(row)}\n" for row in rows) + "\n"
         "An fp32 model takes twice the memory of its bf16 files; there, reading fills as much new memory again.\n"
     )
-
-
-def cpu() -> str:
-    found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    return found[1] if found else platform.processor()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from machine import processor
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -197,9 +198,7 @@ def machine(device: str) -> str:
     """The processor, by its kind only."""
     if device == "cuda":
         return torch.cuda.get_device_name()
-    names = [n for n in Path("/proc/cpuinfo").read_text().splitlines() if n.startswith("model name")]
-    name = names[0].split(":")[1].strip() if names else platform.machine()
-    return f"{torch.get_num_threads()} threads of one {name}"
+    return f"{torch.get_num_threads()} threads of one {processor()}"
 
 
 if __name__ == "__main__":

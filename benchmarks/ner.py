@@ -15,13 +15,13 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import platform
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from machine import processor
 
 STEPS, SENTENCES, RATE = 100, 32, 1e-3
 
@@ -243,7 +243,7 @@ def report(
     lines = [
         "# Named entities: glm-train and transformers' Trainer from the same weights",
         "",
-        f"`python benchmarks/ner.py --data FOLDER` on {args.data.name}, {platform.processor() or platform.machine()},"
+        f"`python benchmarks/ner.py --data FOLDER` on {args.data.name}, {processor()},"
         f" torch {torch.__version__}. {args.steps} steps of {SENTENCES} sentences, fp32, learning rate {RATE:g}.",
         "",
         "| step | glm-train | transformers | apart |",

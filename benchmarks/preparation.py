@@ -22,7 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cpu_vs_trl import make_inputs, processor
+from cpu_vs_trl import make_inputs
+from machine import processor
 
 LENGTH = 1024
 PROCESSES = {0: "as they come", 1: "one process each", 2: "two processes each"}

@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cpu_vs_trl import processor
+from machine import processor
 
 WORDS, TURNS = 30_000, (2, 24)
 EVERY = 0.2  # seconds
