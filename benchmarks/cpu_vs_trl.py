@@ -249,8 +249,7 @@ def report(rows: list[tuple[int, dict[str, list[dict[str, Any]]]]], args: argpar
         "layers), 4 ragged chats a step, at most 1,024 tokens a chat, assistant-only loss, AdamW.",
         '"TRL" is TRL as it comes (with activation checkpointing), "TRL, no ckpt" without it, as we run.',
         "Medians of the runs, which took turns; ratios are medians of the ratios of neighbouring runs, with",
-        "the smallest and largest.",
-        "",
+        "the smallest and largest. "
         f"{processor()}, {torch.get_num_threads()} threads; {versions}, Python {platform.python_version()}.",
         "",
         f"| vocabulary | | TRL | TRL, no ckpt | ours |{full} ours / TRL | ours / TRL, no ckpt |"
