@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from glm_train.errors import ConfigError
 from glm_train.parallel.parallelize import parallelize
@@ -73,10 +75,11 @@ def compiled_layers(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     return called
 
 
+@pytest.mark.parametrize("way", ["full", "selective"])
 @pytest.mark.parametrize("kind", [_Headed, _Body])
-def test_checkpointing_changes_no_value_no_gradient_and_no_key(kind: type[nn.Module]) -> None:
+def test_checkpointing_changes_no_value_no_gradient_and_no_key(kind: type[nn.Module], way: str) -> None:
     plain, checked = _model(kind), _model(kind)
-    parallelize(checked, activation_checkpointing="full", compile=False)
+    parallelize(checked, activation_checkpointing=way, compile=False)
     assert list(checked.state_dict()) == list(plain.state_dict())
     assert [type(m) for m in checked.modules()] == [type(m) for m in plain.modules()]
     expected, expected_gradients = _step(plain)
@@ -95,6 +98,31 @@ def test_each_layer_runs_again_in_backward_and_keeps_nothing_inside() -> None:
     assert (4, 32) not in saved
     output.sum().backward()
     assert [layer.runs for layer in model.layers] == [2, 2, 2]
+
+
+def test_a_selection_computes_every_second_product_again() -> None:
+    """A layer here has two products: the first one's result is kept."""
+
+    def products(way: str) -> list[int]:
+        model = _model(_Body)
+        parallelize(model, activation_checkpointing=way, compile=False)
+        with _CountProducts() as forward:
+            output = model(torch.randn(4, 8, requires_grad=True))
+        with _CountProducts() as backward:
+            output.sum().backward()
+        return [forward.count, backward.count]
+
+    plain, selective, full = (products(way) for way in ("none", "selective", "full"))
+    assert plain[0] == selective[0] == full[0] == 6
+    assert full[1] - plain[1] == 2 * (selective[1] - plain[1]) > 0
+
+
+class _CountProducts(TorchDispatchMode):
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+        return func(*args, **(kwargs or {}))
 
 
 def test_without_checkpointing_each_layer_runs_once() -> None:
