@@ -65,6 +65,8 @@ def reason_of(error: DataError) -> str:
     text = str(error).partition("\n")[0]
     text = re.sub(r"^(\w+\[\d+\]: )+", "", text)
     text = re.sub(r"'[^']*'|\"[^\"]*\"", "'...'", text)
+    text = re.sub(r"^word \d+(, '\.\.\.')?: ", "", text)
+    text = re.sub(r"'\.\.\.'(, '\.\.\.')+", "...", text)  # the names that there are
     text = re.split(r"[.;] |: (?=it has|the )|[.;:]$", text)[0]
     return re.sub(r"(?<![\w-])\d[\d,]*\b|(?<=0x)\w+|(?<=\\u)\w{4}", "N", text)[:100]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from glm_train.data.mask_checks import Duplicates, find_duplicates
-from glm_train.data.store import CONTINUES, ExampleStore
+from glm_train.data.store import CONTINUES, ExampleStore, token_digest
 
 OUTSIDE = "O"
 TOKENS, SINGLE, SEVERAL, NUMBERS = "tokens", "single_label", "multi_label", "regression"
@@ -54,6 +54,8 @@ class LabelSplit:
     values: dict[str, float]  # of regression: mean, deviation, least, most
     dropped: dict[str, int]
     losses: list[str] = field(default_factory=list)  # what of the files is not trained on, in words
+    contradictions: int = 0  # texts that stand more than once, and not always with the same label
+    first_contradiction: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,14 @@ class LabelReport:
 def _describe(store: ExampleStore, names: Sequence[str], problem: str) -> LabelSplit:
     counts: Counter[int] = Counter()
     rows: list[np.ndarray] = []
+    seen: dict[bytes, bytes] = {}
+    contrary: dict[bytes, int] = {}
     for index in range(len(store)):
-        labels = store[index][1]
+        ids, labels = store[index]
+        if problem in (SINGLE, SEVERAL):
+            text, label = token_digest(ids), labels.tobytes()
+            if seen.setdefault(text, label) != label:
+                contrary.setdefault(text, index)
         if problem == TOKENS:
             counts.update(labels[(labels >= 0) & (labels < CONTINUES)].tolist())
         elif problem == SEVERAL:
@@ -107,16 +115,23 @@ def _describe(store: ExampleStore, names: Sequence[str], problem: str) -> LabelS
         values=_values(rows),
         dropped=dict(made.dropped),
         losses=made.losses(),
+        contradictions=len(contrary),
+        first_contradiction=":".join(map(str, store.source(min(contrary.values())))) if contrary else "",
     )
 
 
 def _notes(split: str, described: LabelSplit) -> list[str]:
     missing = [name for name, count in (described.entities or described.counts).items() if not count]
-    if not missing:
-        return []
-    return [
-        f"{split}: no example has {', '.join(missing[:_SHOWN])}{' and others' if missing[_SHOWN:] else ''}"
-    ]
+    notes = []
+    if missing:
+        more = " and others" if missing[_SHOWN:] else ""
+        notes.append(f"{split}: no example has {', '.join(missing[:_SHOWN])}{more}")
+    if described.contradictions:
+        notes.append(
+            f"{split}: {described.contradictions:,} texts stand more than once with different labels"
+            f" (first: {described.first_contradiction})"
+        )
+    return notes
 
 
 def _values(rows: list[np.ndarray]) -> dict[str, float]:

@@ -233,3 +233,24 @@ def test_a_folder_that_is_no_model_is_named_for_what_it_is(tmp_path: Path) -> No
     for folder, said in ((adapter, "glm-train export"), (past, f"Name its model, {past / 'model'}")):
         with pytest.raises(ConfigError, match=rf"model\.path={folder}: .*{said}"):
             run.fit(configured(TASK, folder, train, tmp_path / "run"), "test")
+
+
+def test_reasons_say_what_is_wrong_and_not_where(tmp_path: Path) -> None:
+    from glm_train.data.encode import reason_of
+
+    label = DataError("the label 'x' is not among the 2 labels: 'a', 'b'. Did you mean 'a'?")
+    assert reason_of(label) == "the label '...' is not among the N labels: ..."
+    tag = DataError("word 3, 'Anna': its tag is 'B-DAT', and the labels are PER, LOC. Name O.")
+    assert reason_of(tag) == "its tag is '...', and the labels are PER, LOC"
+
+
+def test_preview_tells_of_texts_with_two_labels(tmp_path: Path, model_folder: Path) -> None:
+    from glm_train.preview.label_report import describe
+
+    values = [("No.", "answer"), ("Yes", "answer"), ("No.", "mood"), ("No.", "mood"), ("Yes", "answer")]
+    train = write_lines(tmp_path / "train.jsonl", [{"text": t, "label": n} for t, n in values])
+    config = configured(TASK, model_folder, train, tmp_path / "run")
+    tokenizer, model_config = build_tokenizer(config)
+    data = build_data(config, tokenizer, model_config)
+    found = describe({"train": data.train}, ["answer", "mood"], data.problem, 0.01)
+    assert found.notes == [f"train: 1 texts stand more than once with different labels (first: {train}:3)"]
