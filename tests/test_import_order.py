@@ -51,6 +51,8 @@ HOMES = {
     "wandb": ("callbacks/", "build.py"),
     "datasets": ("data/hub_data.py",),
     **dict.fromkeys(("seqeval", "sklearn", "scipy"), ("metrics/",)),
+    "sacrebleu": ("predict/",),
+    "bitsandbytes": ("adapters/",),
 }
 HEAVY = {"torch", "lightning", "peft", "wandb", "transformers", "datasets", "seqeval", "sklearn", "scipy"}
 LIGHT = ("__init__.py", "errors.py", "hub.py", "cli/", "config/", "text/", "data/chat", "data/plan.py")

@@ -139,3 +139,12 @@ def test_sacrebleu_cuts_chinese_as_chinese(monkeypatch: pytest.MonkeyPatch, refe
     monkeypatch.setitem(sys.modules, "sacrebleu", module)
     assert sacrebleu_scores(("It",), (reference,)) == {"bleu": 12.5, "chrf": 50.0}
     assert asked == [((["It"], [[reference]]), {"tokenize": cut}), ((["It"], [[reference]]), {})]
+
+
+def test_the_real_sacrebleu() -> None:
+    """Equal texts score 100, texts without a common word 0, in both ways of cutting."""
+    for text, other in (("the cat sat on the mat today", "a dog runs"), ("今天北京的天气非常好", "abc def")):
+        assert sacrebleu_scores([text], [text]) == pytest.approx({"bleu": 100.0, "chrf": 100.0})
+        found = sacrebleu_scores([other], [text])
+        assert found is not None
+        assert found["bleu"] < 5 > found["chrf"]
