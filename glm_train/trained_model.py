@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from glm_train.adapters.base_file import BASE_NAME
 from glm_train.adapters.folder import (
     is_adapter_folder,
     load_adapter,
     read_adapter_base,
     read_adapter_config,
 )
+from glm_train.adapters.merge import settle
 from glm_train.build_model import MODELS
+from glm_train.checkpoint import pretrained
 from glm_train.checkpoint.pretrained import GENERATION_NAME, Pretrained, read_generation
-from glm_train.errors import CheckpointError
+from glm_train.errors import CheckpointError, ConfigError
 from glm_train.hub import resolve_folder
 from glm_train.model.config import GlmConfig
 from glm_train.run_folder import find_model
@@ -69,7 +75,7 @@ def _read_whole(folder: Path, **place: Any) -> tuple[str, Pretrained]:
 
 
 def _read_adapted(folder: Path, **place: Any) -> tuple[str, Pretrained]:
-    """The adapter's base with the adapter on it."""
+    """The adapter's base with the adapter in it, or on it where it would be rounded."""
     base = read_adapter_base(folder)
     if base is None:  # saved by PEFT, which writes no labels
         config = read_adapter_config(folder)
@@ -83,13 +89,38 @@ def _read_adapted(folder: Path, **place: Any) -> tuple[str, Pretrained]:
             f"{folder}: its adapter_config.json does not say which model and task it is for"
         )
     try:
-        model = MODELS[task].from_pretrained(base_name, **changes, **place)
+        with _silent_about_new_heads():
+            model = MODELS[task].from_pretrained(base_name, **changes, **place)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / BASE_NAME}: config_changes do not fit the base: {error}") from None
     except CheckpointError as error:
-        raise CheckpointError(f"{folder}: the base of this adapter, {base_name}: {error}") from None
+        key = (
+            "base_model_name_or_path in adapter_config.json" if base is None else f"base_model in {BASE_NAME}"
+        )
+        raise CheckpointError(
+            f"{folder}: the base of this adapter, {base_name}: {error}. Where the base has moved, write its new"
+            f" place as {key}"
+        ) from None
     load_adapter(model, folder)
+    model.new_parameters = []  # an adapter without the head would have been refused
+    settle(model)
     if (folder / GENERATION_NAME).exists():
         model.generation_config = read_generation(folder, model.config)
     return task, model
+
+
+@contextmanager
+def _silent_about_new_heads() -> Iterator[None]:
+    """Keep back the warning that a base has no classification head: its adapter has it."""
+
+    def keep_back(record: logging.LogRecord) -> bool:
+        return "classification head" not in str(record.msg)
+
+    pretrained.log.addFilter(keep_back)
+    try:
+        yield
+    finally:
+        pretrained.log.removeFilter(keep_back)
 
 
 def task_of(architectures: list[str] | None, folder: Path) -> str:

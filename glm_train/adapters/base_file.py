@@ -27,6 +27,7 @@ class AdapterBase:
     Arguments:
         name: where the base was loaded from, a folder or hub id. It is what the run used, and may have moved.
         fingerprint: of the base's decoder, see `base.py`.
+        head_fingerprint: of a language model's own head; None for an adapter that knows nothing of one.
         architecture: the class that was trained, such as `GlmForTokenClassification`.
         config_changes: what `from_pretrained` has to change in the base's configuration, such as the labels.
     """
@@ -35,16 +36,23 @@ class AdapterBase:
     fingerprint: str
     architecture: str
     config_changes: dict[str, Any] = field(default_factory=dict)
+    head_fingerprint: str | None = None
+
+    def fits(self, decoder: str, head: str | None) -> bool:
+        """Whether a model with these fingerprints is the base."""
+        return self.fingerprint == decoder and self.head_fingerprint in (None, head)
 
 
 def write_base(base: AdapterBase) -> str:
-    values = {
+    values: dict[str, Any] = {
         "format": _FORMAT,
         "base_model": base.name,
         "fingerprint": base.fingerprint,
         "architecture": base.architecture,
         "config_changes": base.config_changes,
     }
+    if base.head_fingerprint is not None:
+        values["head_fingerprint"] = base.head_fingerprint
     return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -62,12 +70,13 @@ def read_adapter_base(folder: str | Path) -> AdapterBase | None:
             f"{path}: written by a newer version of glm-train; update it to read this adapter"
         )
     name, print_, kind = (values.get(key) for key in ("base_model", "fingerprint", "architecture"))
-    changes = values.get("config_changes")
+    changes, head = values.get("config_changes"), values.get("head_fingerprint")
     sound = isinstance(name, str) and len(name) <= 4096 and isinstance(kind, str) and len(kind) <= 100
     if (
         not sound
         or not isinstance(print_, str)
         or not _FINGERPRINT.fullmatch(print_)
+        or not (head is None or (isinstance(head, str) and _FINGERPRINT.fullmatch(head)))
         or type(changes) is not dict
     ):
         raise CheckpointError(
@@ -77,7 +86,7 @@ def read_adapter_base(folder: str | Path) -> AdapterBase | None:
     for key in ("id2label",):
         if isinstance(kept.get(key), dict):  # JSON has no whole numbers as keys
             kept[key] = {int(k) if k.isdecimal() else k: v for k, v in kept[key].items()}
-    return AdapterBase(str(name), print_, str(kind), kept)
+    return AdapterBase(str(name), print_, str(kind), kept, head)
 
 
 def head_settings(model: nn.Module) -> dict[str, Any]:

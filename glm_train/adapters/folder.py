@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from glm_train.adapters.base import base_of
+from glm_train.adapters.base import base_of, head_of
 from glm_train.adapters.base_file import BASE_NAME, AdapterBase, head_settings, read_adapter_base, write_base
 from glm_train.adapters.config_file import CONFIG_NAME, AdapterConfig, config_text, read_adapter_config
 from glm_train.adapters.record import AdapterReport, adapter_tensors, own_tensors, peft_name, record_of
@@ -68,7 +68,7 @@ def save_adapter(
         )
     tensors, twice = _plain_tensors(model)
     changes = head_settings(model) if config_changes is None else config_changes
-    base = AdapterBase(base_name, base_of(model), type(model).__name__, changes)
+    base = AdapterBase(base_name, base_of(model), type(model).__name__, changes, head_of(model))
     texts = {BASE_NAME: write_base(base), CONFIG_NAME: _config(model, report, base_name, twice)}
     needed = stored_bytes(tensors) + sum(len(text.encode()) for text in texts.values())
     with disk_errors(folder, needed, "the adapter"):
@@ -119,11 +119,12 @@ def load_adapter(model: nn.Module, folder: str | Path, *, other_base: bool = Fal
 
 def _check_base(model: nn.Module, folder: Path) -> None:
     base = read_adapter_base(folder)
-    if base is not None and base.fingerprint != (found := base_of(model)):
+    if base is not None and not base.fits(found := base_of(model), head_of(model)):
+        part = "model" if base.fingerprint != found else "model's lm_head"
         raise CheckpointError(
             f"{folder}: this adapter belongs to another base: it was trained on {base.name} (fingerprint "
-            f"{base.fingerprint[:12]}), the model at hand has fingerprint {found[:12]}. Load that base; on other"
-            " weights an adapter's answers are arbitrary"
+            f"{base.fingerprint[:12]}), and the {part} at hand has other weights (fingerprint {found[:12]}). Load that"
+            " base; on other weights an adapter's answers are arbitrary"
         )
 
 

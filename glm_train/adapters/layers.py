@@ -25,6 +25,9 @@ class AdaptedLinear(Linear):
 
     start_A: Tensor | None
     start_B: Tensor | None
+    held_stretch_O: (
+        Tensor | None
+    )  # DoRA's factor of each row while the weights stand still, see `hold_stretch`
     # For the type checker, to which modules in a ModuleDict are anything.
     base_layer: Any
     lora_A: Any
@@ -60,9 +63,23 @@ class AdaptedLinear(Linear):
         if lengths_O is None:
             return adapted_linear(x, base.weight, base.bias, a_RI, b_OR, scaling, drop)
         y = adapted_linear(x, base.weight, None, a_RI, b_OR, scaling, drop)
-        stretch_O = lengths_O / row_lengths(plain_weight(base), a_RI, b_OR, scaling)
+        stretch_O = self.held_stretch_O
+        if stretch_O is None:
+            stretch_O = lengths_O / row_lengths(plain_weight(base), a_RI, b_OR, scaling)
         stretched = y * stretch_O
         return (stretched if base.bias is None else stretched + base.bias).to(y.dtype)
+
+    def train(self, mode: bool = True) -> AdaptedLinear:
+        if mode:
+            self.held_stretch_O = None
+        return super().train(mode)
+
+    @torch.no_grad()
+    def hold_stretch(self) -> None:
+        """Compute DoRA's factors once, until `train()`: else each forward reads the whole weight for its lengths."""
+        if (lengths_O := self.magnitude()) is not None:
+            a_RI, b_OR, scaling = self.factors()
+            self.held_stretch_O = lengths_O / row_lengths(plain_weight(self.base_layer), a_RI, b_OR, scaling)
 
 
 def adopt(layer: Linear) -> AdaptedLinear:
@@ -72,7 +89,7 @@ def adopt(layer: Linear) -> AdaptedLinear:
     device = adapted.base_layer.weight.device
     for factor in (adapted.lora_A[ADAPTER], adapted.lora_B[ADAPTER]):
         factor.weight = nn.Parameter(torch.empty(factor.weight.shape, dtype=torch.float32, device=device))
-    adapted.start_A = adapted.start_B = None
+    adapted.start_A = adapted.start_B = adapted.held_stretch_O = None
     return adapted
 
 

@@ -38,3 +38,20 @@ def merge(model: Any) -> nn.Module:
     forget(model)
     forget_base(model)
     return model.requires_grad_(True).train(model.training)
+
+
+def settle(model: Any) -> Any:
+    """Make an adapted model that is only used, not trained, as fast as it can be with the same answers; return it.
+
+    An fp32 base takes the adapter into its weights. A narrower one would round it there, so it keeps it beside, with
+    DoRA's row lengths computed once. Raises ValueError for a model without adapter.
+    """
+    report = record_of(model)
+    if report.base_dtype == torch.float32 and not report.quantized:
+        return merge(model)
+    from glm_train.adapters.layers import AdaptedLinear
+
+    for part in model.eval().modules():
+        if isinstance(part, AdaptedLinear):
+            part.hold_stretch()
+    return model

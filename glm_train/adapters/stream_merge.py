@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glm_train.adapters.base import fingerprint
+from glm_train.adapters.base import fingerprint, head_of
 from glm_train.adapters.base_file import read_adapter_base
 from glm_train.adapters.config_file import read_adapter_config
 from glm_train.adapters.folder import WEIGHTS_NAME, task_type
@@ -130,9 +130,10 @@ def open_adapter(model: Any, folder: Path) -> FileAdapter:
 def require_base(model: Any, folder: Path, base_folder: Path) -> None:
     """Raise `CheckpointError` unless `model`, whose weights lie in `base_folder`, is what the adapter belongs to."""
     known = read_adapter_base(folder)
-    if known is not None and known.fingerprint != (found := fingerprint(model)):
+    if known is not None and not known.fits(found := fingerprint(model), head_of(model)):
         raise CheckpointError(
-            f"{folder}: this adapter was trained on another model than {base_folder} now holds (fingerprint "
+            f"{folder}: this adapter was trained on another model than {base_folder} now holds: other "
+            f"{'weights' if known.fingerprint != found else 'values in lm_head'} (fingerprint "
             f"{known.fingerprint[:12]}, found {found[:12]}). Put the original weights of {known.name} back; on other "
             "weights an adapter's answers are arbitrary"
         )
