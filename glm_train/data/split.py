@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from hashlib import blake2b
+
 import numpy as np
 
 from glm_train.data.store import ExampleStore
@@ -17,9 +20,8 @@ def split_validation(store: ExampleStore, fraction: float, seed: int) -> tuple[E
     """The examples as (training, validation); about `fraction` of them, at least one, for validation.
 
     Examples with the same tokens go to the same side, so that no validation example was trained on in
-    another copy, and all examples of one record stay together. Which side depends on the tokens of a record's first
-    example and the seed, not on its place in the file. Both sides keep file order. The result is the same on every
-    machine.
+    another copy, and all examples of one record stay together. Which side depends on a record's tokens and the seed,
+    not on its place in the file. Both sides keep file order. The result is the same on every machine.
 
     Raises:
         ConfigError: the fraction is not between 0 and 1.
@@ -29,10 +31,10 @@ def split_validation(store: ExampleStore, fraction: float, seed: int) -> tuple[E
         raise ConfigError(f"data.validation_fraction={fraction} must lie between 0 and 1. Use null for none.")
     salt = split_salt(seed)
     copies: dict[bytes, list[int]] = {}
-    digest = b""
-    for index, part in enumerate(store.parts.tolist()):
-        digest = store.digest(index, salt) if part == 0 or not index else digest
-        copies.setdefault(digest, []).append(index)
+    for record in _records(store):
+        digests = [store.digest(index, salt) for index in record]
+        same = digests[0] if len(digests) == 1 else blake2b(b"".join(digests), digest_size=16).digest()
+        copies.setdefault(same, []).extend(record)
     if len(copies) < 2:
         raise DataError(
             f"{len(store)} examples, all alike, cannot be split."
@@ -47,3 +49,15 @@ def split_validation(store: ExampleStore, fraction: float, seed: int) -> tuple[E
     chosen = np.zeros(len(store), dtype=bool)
     chosen[validation] = True
     return store.select(np.flatnonzero(~chosen)), store.select(np.flatnonzero(chosen))
+
+
+def _records(store: ExampleStore) -> Iterator[list[int]]:
+    """The examples of each record, which stand one after the other."""
+    record: list[int] = []
+    for index, part in enumerate(store.parts.tolist()):
+        if part == 0 and record:
+            yield record
+            record = []
+        record.append(index)
+    if record:
+        yield record
