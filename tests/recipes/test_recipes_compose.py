@@ -23,6 +23,8 @@ RECIPES = {
     "glm4_9b_0414_chat_lora": ["model.path=GLM_4_9B_0414_FOLDER", "data.train=chat.jsonl"],
     "glm_edge_1_5b_chat_lora": ["model.path=GLM_EDGE_1_5B_FOLDER", "data.train=chat.jsonl"],
     "glm4_9b_ner_lora": ["model.path=GLM_4_9B_FOLDER", "data.train=train.conll"],
+    "glm4_9b_ner_full_fsdp": ["model.path=GLM_4_9B_FOLDER", "data.train=train.conll"],
+    "glm4_9b_sequence_full_fsdp": ["model.path=GLM_4_9B_FOLDER", "data.train=train.csv"],
     "glm4_9b_sequence_lora": ["model.path=GLM_4_9B_FOLDER", "data.train=train.csv"],
     "tiny_chat_lora": ["model.path=demo/tiny-glm", "data.train=demo/chat/train.jsonl"],
     "tiny_chat_full_fsdp": [],
@@ -43,7 +45,7 @@ def header(name: str) -> str:
 def test_the_shipped_recipes_are_these() -> None:
     assert {path.name for path in recipes_dir().iterdir()} == {f"{name}.yaml" for name in RECIPES}
     assert [name for name, _ in recipes()] == sorted(RECIPES)
-    assert len(RECIPES) == 17
+    assert len(RECIPES) == 19
 
 
 @pytest.mark.parametrize("name", RECIPES)
