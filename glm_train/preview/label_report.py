@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from glm_train.data.mask_checks import Duplicates, find_duplicates
+from glm_train.data.mask_checks import find_duplicates
 from glm_train.data.store import CONTINUES, ExampleStore, token_digest
+from glm_train.preview.steps import leakage_faults
 
 OUTSIDE = "O"
 TOKENS, SINGLE, SEVERAL, NUMBERS = "tokens", "single_label", "multi_label", "regression"
@@ -29,7 +30,7 @@ def describe(
         splits.get("validation"),
         duplicates.in_training,
         duplicates.in_both,
-        _leakage(duplicates, validation, leakage),
+        leakage_faults(duplicates, validation, leakage),
         [note for name, split in splits.items() for note in _notes(name, split)],
     )
 
@@ -140,17 +141,6 @@ def _values(rows: list[np.ndarray]) -> dict[str, float]:
     values = np.stack(rows).astype(np.float64)
     measures = {"mean": values.mean(), "deviation": values.std(), "least": values.min(), "most": values.max()}
     return {name: float(value) for name, value in measures.items()}
-
-
-def _leakage(found: Duplicates, validation: ExampleStore | None, allowed: float) -> list[str]:
-    if validation is None or found.share <= allowed:
-        return []
-    places = ", ".join(":".join(map(str, validation.source(i))) for i in found.first_in_both)
-    return [
-        f"leakage: {found.in_both:,} of {found.validation:,} validation examples ({found.share:.1%}) are also in"
-        f" training; at most {allowed:.1%} may be (first: {places}). Remove them from one of the two,"
-        " or allow more with --leakage"
-    ]
 
 
 def split_lines(name: str, split: LabelSplit) -> list[str]:

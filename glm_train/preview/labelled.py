@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from glm_train.bar import progress_bar
@@ -11,7 +12,8 @@ from glm_train.build_data import build_tokenizer, prepare_data
 from glm_train.data.weights import weigh
 from glm_train.preview.labels import LabelPreview
 from glm_train.preview.page import document
-from glm_train.run_plan import build_plan, microbatches_per_epoch
+from glm_train.preview.steps import packing_of
+from glm_train.run_plan import build_plan
 
 if TYPE_CHECKING:
     from glm_train.config.schema import RunConfig
@@ -29,16 +31,7 @@ class RunLabelPreview:
             tokenizer, data.labels.names, data.problem, data.train, data.validation, leakage
         )
         weighed = weigh(data.train, data.weights, config.seed)
-        plan = build_plan(config, weighed)
-        count = microbatches_per_epoch(plan, weighed)
-        tokens = int(weighed.lengths.sum())
-        fill = tokens / (count * plan.token_budget) if plan.token_budget else None
-        self.packing = {
-            "microbatches": count,
-            "fill": fill,
-            "steps_per_epoch": plan.steps_per_epoch,
-            "steps": plan.total_steps,
-        }
+        self.packing = packing_of(build_plan(config, weighed), weighed)
 
     @property
     def faults(self) -> list[str]:
@@ -46,13 +39,7 @@ class RunLabelPreview:
 
     def report_lines(self) -> list[str]:
         """The report in words, a subject a line."""
-        packing = self.packing
-        full = "" if packing["fill"] is None else f", {packing['fill']:.2%} full"
-        return [
-            *self.shown.report.lines(),
-            f"{'packing':<12}{packing['microbatches']:,} microbatches an epoch{full}",
-            f"{'steps':<12}{packing['steps_per_epoch']:,} an epoch, {packing['steps']:,} in all",
-        ]
+        return [*self.shown.report.lines(), *self.packing.lines()]
 
     def print_text(self, limit: int, *, colour: bool) -> None:
         """`limit` examples of each split, then the report."""
@@ -67,7 +54,7 @@ class RunLabelPreview:
         """An object a line: each example, then the report."""
         for example in self.shown.examples(limit):
             print(json.dumps(self.shown.json(example), ensure_ascii=False))
-        report = {**self.shown.report.as_json(), "packing": self.packing}
+        report = {**self.shown.report.as_json(), "packing": asdict(self.packing)}
         print(json.dumps({"report": report}, ensure_ascii=False))
 
     def page(self, limit: int, *, title: str) -> str:

@@ -18,7 +18,6 @@ from glm_train.data.encode import FAULTY
 from glm_train.data.mask_checks import (
     NO_STOP,
     UNTRAINED,
-    Duplicates,
     MaskCheck,
     TurnTokens,
     check_masks,
@@ -26,7 +25,8 @@ from glm_train.data.mask_checks import (
 )
 from glm_train.data.store import IGNORE, ExampleStore
 from glm_train.data.weights import weigh
-from glm_train.run_plan import RunPlan, build_plan, microbatches_per_epoch
+from glm_train.preview.steps import Packing, leakage_faults, packing_of
+from glm_train.run_plan import build_plan
 from glm_train.text.tokenizer import GlmTokenizer
 
 if TYPE_CHECKING:
@@ -59,16 +59,6 @@ class SplitReport:
     def share(self) -> float:
         """Of the tokens, how many are trained."""
         return self.trained / self.tokens if self.tokens else 0.0
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How the training examples become steps. `fill` is the share of the microbatches' room that is used."""
-
-    microbatches: int
-    fill: float | None  # None where a microbatch is a number of documents
-    steps_per_epoch: int
-    steps: int
 
 
 @dataclass(frozen=True)
@@ -126,7 +116,7 @@ class Preview:
                 name, store, checks[name], everything, first=name == "train" or not split
             )
         ]
-        faults += _leakage_faults(duplicates, self.validation, leakage)
+        faults += leakage_faults(duplicates, self.validation, leakage)
         reports = {name: self._describe(store, checks[name]) for name, store in stores.items()}
         self.report = Report(
             reports["train"],
@@ -135,7 +125,7 @@ class Preview:
             duplicates.in_both,
             duplicates.same_prompt,
             [":".join(map(str, stores["validation"].source(i))) for i in duplicates.first_same_prompt],
-            _packing(plan, weighed),
+            packing_of(plan, weighed),
             faults,
         )
 
@@ -218,21 +208,3 @@ def _mask_faults(
                 count = store.report.dropped[reason]
                 faults.append(f"{name}: {reason}: {count:,} records (first: {', '.join(found)})")
     return faults
-
-
-def _leakage_faults(found: Duplicates, validation: ExampleStore | None, allowed: float) -> list[str]:
-    if validation is None or found.share <= allowed:
-        return []
-    places = ", ".join(":".join(map(str, validation.source(i))) for i in found.first_in_both)
-    return [
-        f"leakage: {found.in_both:,} of {found.validation:,} validation examples ({found.share:.1%}) are also in"
-        f" training; at most {allowed:.1%} may be (first: {places}). Remove them from one of the two,"
-        " or allow more with --leakage"
-    ]
-
-
-def _packing(plan: RunPlan, train: ExampleStore) -> Packing:
-    microbatches = microbatches_per_epoch(plan, train)
-    room = microbatches * plan.token_budget if plan.token_budget else None
-    fill = int(train.lengths.sum()) / room if room else None
-    return Packing(microbatches, fill, plan.steps_per_epoch, plan.total_steps)

@@ -35,11 +35,7 @@ def report_lines(report: Report) -> list[str]:
         lines.append(
             f"{'':12}{report.validation_prompts_in_training:,} more ask what training asks too{first}"
         )
-    packing = report.packing
-    fill = "" if packing.fill is None else f", {packing.fill:.2%} full"
-    lines.append(f"{'packing':<12}{packing.microbatches:,} microbatches an epoch{fill}")
-    lines.append(f"{'steps':<12}{packing.steps_per_epoch:,} an epoch, {packing.steps:,} in all")
-    return lines
+    return [*lines, *report.packing.lines()]
 
 
 def _split_lines(name: str, split: SplitReport) -> list[str]:
