@@ -19,6 +19,7 @@ from glm_train.adapters.folder import (
     read_adapter_config,
 )
 from glm_train.adapters.merge import settle
+from glm_train.adapters.opened import base_of
 from glm_train.build_model import MODELS
 from glm_train.checkpoint import pretrained
 from glm_train.checkpoint.pretrained import GENERATION_NAME, Pretrained, read_generation
@@ -66,7 +67,13 @@ def load_trained(
     folder = resolve_folder(find_model(run_or_model))
     read = _read_adapted if is_adapter_folder(folder) else _read_whole
     task, model = read(folder, dtype=dtype or torch.float32, device=device)
-    return TrainedModel(folder, task, model.eval(), GlmTokenizer.from_pretrained(folder), _settings(folder))
+    return TrainedModel(folder, task, model.eval(), _tokenizer(folder), _settings(folder))
+
+
+def _tokenizer(folder: Path) -> GlmTokenizer:
+    """The folder's own; of an adapter that PEFT saved, which has none, its base's."""
+    own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+    return GlmTokenizer.from_pretrained(folder if own else base_of(folder))
 
 
 def _read_whole(folder: Path, **place: Any) -> tuple[str, Pretrained]:

@@ -137,3 +137,11 @@ def test_a_moved_base_and_wrong_changes_name_their_place(tmp_path: Path, model_f
         (run / BASE_NAME).write_text(json.dumps({**remembered, **change}))
         with pytest.raises(CheckpointError, match=said):
             load_trained(str(run))
+
+
+def test_an_adapter_without_a_tokenizer_has_its_bases(tmp_path: Path, model_folder: Path) -> None:
+    """PEFT saves none."""
+    save_adapter(adapted(GlmForCausalLM.from_pretrained(model_folder)), tmp_path, str(model_folder))
+    (tmp_path / BASE_NAME).unlink()
+    expected = GlmTokenizer.from_pretrained(model_folder)("Hello")["input_ids"]
+    assert load_trained(str(tmp_path)).tokenizer("Hello")["input_ids"] == expected
