@@ -20,6 +20,7 @@ from glm_train.adapters.folder import (
 )
 from glm_train.adapters.merge import settle
 from glm_train.adapters.opened import base_of
+from glm_train.adapters.quantize import quantize_base
 from glm_train.build_model import MODELS
 from glm_train.checkpoint import pretrained
 from glm_train.checkpoint.pretrained import GENERATION_NAME, Pretrained, read_generation
@@ -62,15 +63,20 @@ def load_trained(
 ) -> TrainedModel:
     """What a user's word names: a run folder, a folder of runs (its newest), a model or adapter folder, a hub id.
 
-    An adapter is put on its base, which its folder names. Raises `CheckpointError`.
+    An adapter is put on its base, which its folder names; that of a `qlora` run on a base in 4 bits, as it was trained.
+    Raises `CheckpointError`, and `ConfigError` where the package for that is missing.
     """
     folder = resolve_folder(find_model(run_or_model))
-    read = _read_adapted if is_adapter_folder(folder) else _read_whole
-    task, model = read(folder, dtype=dtype or torch.float32, device=device)
-    return TrainedModel(folder, task, model.eval(), _tokenizer(folder), _settings(folder))
+    settings, place = _settings(folder), {"dtype": dtype or torch.float32, "device": device}
+    if is_adapter_folder(folder):
+        in_4_bits = settings is not None and settings.adapter.name == "qlora"
+        task, model = _read_adapted(folder, in_4_bits=in_4_bits, **place)
+    else:
+        task, model = _read_whole(folder, **place)
+    return TrainedModel(folder, task, model.eval(), tokenizer_of(folder), settings)
 
 
-def _tokenizer(folder: Path) -> GlmTokenizer:
+def tokenizer_of(folder: Path) -> GlmTokenizer:
     """The folder's own; of an adapter that PEFT saved, which has none, its base's."""
     own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
     return GlmTokenizer.from_pretrained(folder if own else base_of(folder))
@@ -81,8 +87,8 @@ def _read_whole(folder: Path, **place: Any) -> tuple[str, Pretrained]:
     return task, MODELS[task].from_pretrained(folder, **place)
 
 
-def _read_adapted(folder: Path, **place: Any) -> tuple[str, Pretrained]:
-    """The adapter's base with the adapter in it, or on it where it would be rounded."""
+def _read_adapted(folder: Path, *, in_4_bits: bool, **place: Any) -> tuple[str, Pretrained]:
+    """The adapter's base with the adapter in it, or on it where it would be rounded; in 4 bits as it was trained."""
     base = read_adapter_base(folder)
     if base is None:  # saved by PEFT, which writes no labels
         config = read_adapter_config(folder)
@@ -108,6 +114,8 @@ def _read_adapted(folder: Path, **place: Any) -> tuple[str, Pretrained]:
             f"{folder}: the base of this adapter, {base_name}: {error}. Where the base has moved, write its new"
             f" place as {key}"
         ) from None
+    if in_4_bits:
+        quantize_base(model, device=place["device"])
     load_adapter(model, folder)
     model.new_parameters = []  # an adapter without the head would have been refused
     settle(model)

@@ -25,7 +25,7 @@ from glm_train.predict.output import Evaluation
 from glm_train.tasks.classifier import ClassifierTask
 from glm_train.tasks.sequence_classification import SequenceClassificationTask
 from glm_train.tasks.token_classification import TokenClassificationTask
-from glm_train.text.tokenizer import GlmTokenizer
+from glm_train.trained_model import tokenizer_of
 
 if TYPE_CHECKING:
     from glm_train.config.schema import RunConfig
@@ -42,7 +42,7 @@ def prepare_validation(chosen: Chosen, progress: Progress) -> tuple[ExampleStore
     data = chosen.config.data
     labels = model_labels(chosen.model_config, chosen.task)
     files = files_of(find_sources(data.validation or (), split="validation"))
-    tokenizer = GlmTokenizer.from_pretrained(chosen.folder)
+    tokenizer = tokenizer_of(chosen.folder)
     config = chosen.config
     if isinstance(data, TokenData) and "data.format" not in chosen.given:
         config = replace(config, data=replace(data, format=_format_for(files, data.format)))
