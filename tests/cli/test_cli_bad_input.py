@@ -90,7 +90,7 @@ def test_data_that_cannot_be_trained_on(
         ("trainer.precision=16-mixed", ["trainer.precision", "nan", "bf16-mixed"]),
         ("trainer.devices=2", ["trainer.devices"]),
         ("optim.lr=1e-3,1e-4", ["-m"]),
-        ("adapter=lora", ["adapter"]),
+        ("adapter=lorra", ["adapter"]),
         ("trainer.accelerator=gpu", ["gpu"]),
         ("model.attention=varlen", ["varlen"]),
         ("resume=elsewhere", ["elsewhere", "no such folder"]),
