@@ -250,7 +250,7 @@ def report(
         "|---|---|---|---|",
         *(f"| {i + 1} | {ours[i]:.6f} | {theirs[i]:.6f} | {apart[i]:.1e} |" for i in shown),
         "",
-        f"Greatest difference: {max(apart[:100]):.1e} over the first 100 steps, {max(apart):.1e} over all {len(apart)}.",
+        f"Greatest difference: {max(apart[:100]):.1e} over 100 steps, {max(apart):.1e} over all {len(apart)}.",
         "",
         "| entities of the validation file, likeliest tags, seqeval strict | F1 | precision | recall |",
         "|---|---|---|---|",

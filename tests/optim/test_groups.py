@@ -83,7 +83,7 @@ def test_factors_b_have_a_learning_rate_of_their_own_where_one_is_asked_for() ->
 
 
 def test_a_ratio_without_an_adapter_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="adapter.lr_ratio has no effect"):
+    with pytest.raises(ConfigError, match=r"adapter\.lr_ratio has no effect"):
         parameter_groups(_Model(), 0.1, lr_ratio_b=16)
 
 
