@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # operations of a few numbers spend their time waking threads
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
