@@ -95,7 +95,12 @@ class ChatTemplate:
     @cached_property
     def _plain(self) -> PlainTemplate | None:
         extensions: list[Any] = [_GenerationBlock, loop_controls]
-        environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
+        environment = jinja2.Environment(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=extensions,
+            optimized=False,  # folding constants takes the third power of the depth
+        )
         environment.globals.clear()
         return plain_template(environment, self.source)
 

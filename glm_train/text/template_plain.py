@@ -1,10 +1,11 @@
 """Templates that can do nothing but write out what they are given: these need no meter, which takes most of the time.
 
-Of such a template all syntax is known to be harmless (`_EXPRESSIONS`): it walks once through the messages, looks at
-their role, content and metadata, and writes them. It calls nothing but `get`, `strip` and `split`, keeps nothing that
-grows, and has few parts, so that time, memory and output are a small multiple of the conversation's size. All of
-GLM-4's templates are so where a conversation has no tools; what they do with tools is cut off. Anything else, and
-every conversation on which this fails, is rendered by the metered sandbox, whose word is the last one.
+Of such a template all syntax is known to be harmless (`_Checker`): it walks once through the messages, looks at their
+role, content and metadata, and writes them. It calls nothing but `get`, `strip` and `split`, searches for short marks
+only, and keeps nothing that grows. So each name stands for no more text than a message or the longest literal holds:
+`PlainTemplate.render` adds up before it begins what all operations can read, and counts what is written. All of GLM-4's
+templates are so where a conversation has no tools; what they do with tools is cut off. Anything else, and every
+conversation that is large or on which this fails, is rendered by the metered sandbox, whose word is the last one.
 """
 
 from __future__ import annotations
@@ -18,10 +19,17 @@ from jinja2.visitor import NodeTransformer
 
 MAX_NODES = 400
 MAX_SIZE = 200_000  # characters of a conversation
+MAX_WORK = 10_000_000  # characters that are read: a search for a mark takes up to 50 ns for each
+_MAX_MARK = (
+    100  # characters of what is looked for: a search may take as many steps for each character of the text
+)
+_MAX_NUMBER = 10**9
+_PASS = 16  # a pass through a loop, in characters
 KEYS = frozenset({"role", "content", "metadata"})  # of a plain message
 # Names that mean something already, here or in the sandbox.
 _GIVEN = frozenset({"messages", "tools", "add_generation_prompt", "documents", "loop", "self", "caller"})
 _GLOBALS = frozenset({"range", "cycler", "joiner", "namespace", "dict", "raise_exception", "strftime_now"})
+_READING = (nodes.Concat, nodes.Add, nodes.Compare, nodes.Call)  # walk through the texts below them
 _LITERALS = (str, int, bool, type(None))
 _TESTS = {"defined", "undefined", "none", "string"}
 
@@ -31,27 +39,40 @@ class PlainTemplate:
 
     def __init__(self, environment: jinja2.Environment, tree: nodes.Template) -> None:
         self._compiled = environment.from_string(tree)
+        literals = [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
+        self._longest = max(map(len, literals), default=0) + _PASS
+        self._reads = sum(_count(node, (nodes.Name, nodes.Const)) for node in tree.find_all(_READING))
 
     def render(self, names: dict[str, Any], size: int) -> str | None:
         """The text of a conversation whose messages hold only `KEYS`, all text; None where it is for the sandbox to
         render it. `names` are all names that the template may read."""
-        if size > MAX_SIZE or names["tools"] is not None:
+        work = self._reads * (size + len(names["messages"]) * self._longest)
+        if size > MAX_SIZE or work > MAX_WORK or names["tools"] is not None:
             return None
+        parts, left = [], 4 * MAX_SIZE
         try:
-            text = "".join(self._compiled.root_render_func(self._compiled.new_context(names)))
+            for part in self._compiled.root_render_func(self._compiled.new_context(names)):
+                parts.append(part)
+                left -= len(part)
+                if left < 0:
+                    return None
         except Exception:  # the sandbox says what is wrong
             return None
-        return text if len(text) < 4 * MAX_SIZE else None
+        return "".join(parts)
 
 
 def plain_template(environment: jinja2.Environment, source: str) -> PlainTemplate | None:
     """The template of a source that `environment` can parse, where it is harmless."""
     try:
         tree = _WithoutTools().visit(environment.parse(source))
+        fine = _count(tree, nodes.Node) <= MAX_NODES and _Checker().all_fine(tree.body)
+        return PlainTemplate(environment, tree) if fine else None
     except Exception:  # the sandbox says what is wrong
         return None
-    few = sum(1 for _ in tree.find_all(nodes.Node)) <= MAX_NODES
-    return PlainTemplate(environment, tree) if few and _Checker().all_fine(tree.body) else None
+
+
+def _count(tree: nodes.Node, kinds: Any) -> int:
+    return sum(1 for _ in tree.find_all(kinds))
 
 
 class _WithoutTools(NodeTransformer):
@@ -85,6 +106,10 @@ def _listed(found: Any) -> list[nodes.Node]:
 
 def _is_name(node: nodes.Node, name: str) -> bool:
     return isinstance(node, nodes.Name) and node.name == name
+
+
+def _is_mark(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.Const) and isinstance(node.value, str) and len(node.value) <= _MAX_MARK
 
 
 class _Checker:
@@ -129,7 +154,7 @@ class _Checker:
     def _expression(self, node: nodes.Node | None) -> bool:
         match node:
             case nodes.Const(value=value):
-                return isinstance(value, _LITERALS)
+                return isinstance(value, _LITERALS) and (type(value) is not int or value < _MAX_NUMBER)
             case nodes.Name(name=name):
                 return name == "add_generation_prompt" or name in self._values
             case nodes.Getattr(node=nodes.Name(name=name), attr=key):
@@ -144,7 +169,9 @@ class _Checker:
             case nodes.Compare(ops=[operation]):
                 listed = operation.expr
                 items = listed.items if isinstance(listed, nodes.List | nodes.Tuple) else [listed]
-                return self._expression(node.expr) and all(map(self._expression, items))
+                searches = operation.op in ("in", "notin") and items == [listed]
+                fine = self._expression(node.expr) and all(map(self._expression, items))
+                return fine and (not searches or _is_mark(node.expr))
             case nodes.Concat(nodes=parts):
                 return all(map(self._expression, parts))
             case nodes.Add() | nodes.And() | nodes.Or():
@@ -167,4 +194,5 @@ class _Checker:
         owner, name = node.node.node, node.node.attr
         if name == "get":
             return isinstance(owner, nodes.Name) and owner.name in self._messages and len(node.args) in (1, 2)
-        return self._expression(owner) and len(node.args) == (name == "split")
+        fine = len(node.args) == (name == "split") and all(map(_is_mark, node.args))
+        return fine and self._expression(owner)
