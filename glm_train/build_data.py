@@ -11,7 +11,7 @@ from glm_train.bar import Progress, silent
 from glm_train.checkpoint.vocabulary import check_vocabulary
 from glm_train.config.schema import ChatData, ChatTask, SequenceClassification, SequenceData, TokenData
 from glm_train.data.encode import usable_cores
-from glm_train.data.prepare import prepare_chat
+from glm_train.data.prepare import PrepareOptions, prepare_chat
 from glm_train.data.sequence_examples import prepare_sequence
 from glm_train.data.sequence_labels import discover_labels
 from glm_train.data.sequence_records import SequenceKeys
@@ -141,11 +141,7 @@ def prepare_data(
     labels = find_labels(config, model_config, files, progress)
     check_task(config, labels)
     prepare = partial(
-        prepare_for(config, tokenizer, labels),
-        on_error=settings.on_error,
-        cache_dir=settings.cache_dir,
-        workers=usable_cores() if settings.workers is None else settings.workers,
-        progress=progress,
+        prepare_for(config, tokenizer, labels, progress),
         streaming=streaming,
         salt=split_salt(config.seed) if streaming and settings.validation_fraction is not None else b"",
     )
@@ -237,9 +233,17 @@ def check_task(config: RunConfig, labels: RunLabels | None) -> None:
         )
 
 
-def prepare_for(config: RunConfig, tokenizer: GlmTokenizer, labels: RunLabels | None) -> Any:
-    """The function that makes examples of the task's files; what all tasks share is still to be given."""
+def prepare_for(
+    config: RunConfig, tokenizer: GlmTokenizer, labels: RunLabels | None, progress: Progress = silent
+) -> Any:
+    """The function that makes examples of files as the settings say; whether they are streamed is still to be given."""
     data = config.data
+    shared: PrepareOptions = {
+        "on_error": data.on_error,
+        "cache_dir": data.cache_dir,
+        "workers": usable_cores() if data.workers is None else data.workers,
+        "progress": progress,
+    }
     if isinstance(data, ChatData):
         return partial(
             prepare_chat,
@@ -249,6 +253,7 @@ def prepare_for(config: RunConfig, tokenizer: GlmTokenizer, labels: RunLabels | 
             max_length=data.max_length,
             truncation=data.truncation,
             stop_token=data.stop_token,
+            **shared,
         )
     if isinstance(data, TokenData):
         assert isinstance(labels, TokenLabels)
@@ -266,6 +271,7 @@ def prepare_for(config: RunConfig, tokenizer: GlmTokenizer, labels: RunLabels | 
             max_length=data.max_length,
             overlap=data.overlap,
             label_pieces=data.label_pieces,
+            **shared,
         )
     assert isinstance(labels, SequenceLabels)
     return partial(
@@ -275,6 +281,7 @@ def prepare_for(config: RunConfig, tokenizer: GlmTokenizer, labels: RunLabels | 
         keys=_keys(data),
         max_length=data.max_length,
         truncation=data.truncation,
+        **shared,
     )
 
 

@@ -35,7 +35,7 @@ def summary(
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     where = torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     size = f"up to {plan.token_budget:,} tokens" if plan.token_budget else f"{plan.documents:,} documents"
-    tokens, targets = int(train.lengths.sum()), int(train.trained.sum())
+    step_tokens, step_targets = (int(n.sum()) / plan.steps_per_epoch for n in (train.lengths, train.trained))
     lines = [
         f"glm-train {glm_train.__version__}  {folder.path}",
         f"model       {config.model.path}: {model.config.model_type}, {_count(parameters)} parameters, "
@@ -56,7 +56,7 @@ def summary(
         f"batch       {dist.world_size()} {'device' if dist.world_size() == 1 else 'devices'} x "
         f"{config.batch.accumulate} "
         f"{'microbatch' if config.batch.accumulate == 1 else 'microbatches'} of {size} = "
-        f"{tokens / plan.steps_per_epoch:,.0f} tokens a step ({targets / plan.steps_per_epoch:,.0f} trained)"
+        f"{step_tokens:,.0f} tokens a step ({train.report.targets_mean.format(step_targets)})"
     )
     lines.append(
         f"steps       {plan.total_steps:,}, {plan.epochs:.4g} epochs of {plan.steps_per_epoch:,}"
@@ -71,8 +71,7 @@ def summary(
 
 def _describe(what: str, store: ExampleStore) -> list[str]:
     """Examples and tokens, then what of the files was left out or cut."""
-    tokens, trained = int(store.lengths.sum()), int(store.trained.sum())
-    size = f"{len(store):,} examples, {tokens:,} tokens, {trained:,} trained ({trained / tokens:.0%})"
+    size = store.report.size(len(store), int(store.lengths.sum()), int(store.trained.sum()))
     return [f"{what:<12}{size}", *(f"{'':12}{line}" for line in store.report.losses())]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -20,7 +20,8 @@ from glm_train.data.cache import cached_folder, default_cache_dir, file_digest
 from glm_train.data.chat_formats import CHAT_FORMATS, parse_chat
 from glm_train.data.encode import Encoded, Encoder, Reader, encode_files
 from glm_train.data.records import check_file, format_of, read_items
-from glm_train.data.store import ExampleStore, ExampleWriter, is_complete, trained_tokens
+from glm_train.data.report import is_complete
+from glm_train.data.store import ExampleStore, ExampleWriter, trained_tokens
 from glm_train.data.streamed import FILE_NAME, StreamedStore, StreamedWriter, check_streamable, file_state
 from glm_train.data.tally import EXAMPLES, Tally, Wording
 from glm_train.errors import ConfigError, DataError, nearest
@@ -37,6 +38,25 @@ _CHATS = Wording(
 )
 
 
+class PrepareOptions(TypedDict, total=False):
+    """How files of any task are prepared: keyword arguments, each with the default of `prepare`.
+
+    on_error: what to do with a faulty record: "error" stops at the first; "skip" leaves it out and counts it.
+    cache_dir: where prepared data is kept; default `$GLM_TRAIN_CACHE`, else `~/.cache/glm-train`.
+    workers: processes that tokenise large files; 0 and 1 mean this process. The result is the same.
+    progress: is told how many records are done, and 0 for the total, which nobody knows.
+    streaming: keep no tokens; the store reads and encodes a record of JSON Lines whenever it is asked for it.
+    salt: of a streaming store, with which its digests cost nothing.
+    """
+
+    on_error: str
+    cache_dir: str | Path | None
+    workers: int
+    progress: Progress
+    streaming: bool
+    salt: bytes
+
+
 def prepare_chat(
     files: Sequence[str | Path],
     tokenizer: GlmTokenizer,
@@ -46,12 +66,7 @@ def prepare_chat(
     max_length: int | None = None,
     truncation: str = "oldest_turns",
     stop_token: str = "role",
-    on_error: str = "error",
-    cache_dir: str | Path | None = None,
-    workers: int = 0,
-    progress: Progress = silent,
-    streaming: bool = False,
-    salt: bytes = b"",
+    **options: Unpack[PrepareOptions],
 ) -> ExampleStore:
     """Chat records as tokenised examples, from the cache if they were prepared before.
 
@@ -59,12 +74,7 @@ def prepare_chat(
         files: data files, in the order in which their examples are to stand.
         format: a name in `CHAT_FORMATS`, or "auto" to recognise each record's.
         train_on, max_length, truncation, stop_token: as for `text.chat.encode_chat`.
-        on_error: what to do with a faulty record: "error" stops at the first; "skip" leaves it out and counts it.
-        cache_dir: where prepared data is kept; default `$GLM_TRAIN_CACHE`, else `~/.cache/glm-train`.
-        workers: processes that tokenise large files; 0 and 1 mean this process. The result is the same.
-        progress: is told how many records are done, and 0 for the total, which nobody knows.
-        streaming: keep no tokens; the store reads and encodes a record of JSON Lines whenever it is asked for it.
-        salt: of a streaming store, with which its digests cost nothing.
+        options: see `PrepareOptions`.
 
     Examples longer than `max_length` that cannot be shortened, and examples without a trained token, are left
     out and counted in the store's report.
@@ -80,17 +90,7 @@ def prepare_chat(
             f"data.format={format!r} is unknown. Use one of: {', '.join(known)}.{nearest(format, known)}"
         )
     encoder = ChatEncoder(tokenizer, format, train_on, max_length, truncation, stop_token)
-    return prepare(
-        files,
-        encoder,
-        wording=_CHATS,
-        on_error=on_error,
-        cache_dir=cache_dir,
-        workers=workers,
-        progress=progress,
-        streaming=streaming,
-        salt=salt,
-    )
+    return prepare(files, encoder, wording=_CHATS, **options)
 
 
 def prepare(
@@ -106,10 +106,10 @@ def prepare(
     streaming: bool = False,
     salt: bytes = b"",
 ) -> ExampleStore:
-    """The examples that `encoder` makes of the records of `files`, in file order. See `prepare_chat`.
+    """The examples that `encoder` makes of the records of `files`, in file order, from the cache if they are there.
 
     `read` takes the place of the reader that a file's suffix chooses; the encoder's settings say how it reads.
-    `wording` is how reports and refusals speak of the task's records.
+    `wording` is how reports and refusals speak of the task's records. The rest: see `PrepareOptions`.
     """
     if not files:
         raise DataError("no data file is named. Set data.train.")

@@ -15,13 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from glm_train.bar import Progress, silent
 from glm_train.data.encode import TOO_LONG, Encoded
-from glm_train.data.prepare import prepare
+from glm_train.data.prepare import PrepareOptions, prepare
 from glm_train.data.sequence_labels import SequenceLabels
 from glm_train.data.sequence_records import DEFAULT_KEYS, SequenceKeys, parse_sequence, parse_texts
 from glm_train.data.store import ExampleStore
@@ -44,6 +43,8 @@ TRUNCATIONS = ("end", "start", "drop", "error")
 SEPARATOR = "\n"  # between the two texts of a pair
 _TEXTS = Wording(
     cut="cut {} texts to data.max_length",
+    size="{examples:,} texts, {tokens:,} tokens",
+    targets="{:,.0f} texts",
     layout="Name its keys or columns with data.text_key and data.label_key",
     length="Raise data.max_length, set data.truncation=end, or change the data",
 )
@@ -61,12 +62,7 @@ def prepare_sequence(
     keys: SequenceKeys = DEFAULT_KEYS,
     max_length: int | None = None,
     truncation: str = "end",
-    on_error: str = "error",
-    cache_dir: str | Path | None = None,
-    workers: int = 0,
-    progress: Progress = silent,
-    streaming: bool = False,
-    salt: bytes = b"",
+    **options: Unpack[PrepareOptions],
 ) -> ExampleStore:
     """Texts with labels as tokenised examples, from the cache if they were prepared before.
 
@@ -76,7 +72,7 @@ def prepare_sequence(
         max_length: tokens of one example, the prefix among them.
         truncation: of longer ones: `end` or `start` is cut off, counted in the report; `drop` leaves the record out,
             counted too; `error` refuses it.
-        files, on_error, cache_dir, workers, progress, streaming, salt: as for `prepare.prepare_chat`.
+        options: see `prepare.PrepareOptions`.
 
     Raises:
         ConfigError: an unknown `truncation`, or a `max_length` without room for a text.
@@ -84,17 +80,7 @@ def prepare_sequence(
             or a label is not among `labels`.
     """
     encoder = SequenceEncoder(tokenizer, labels, keys, max_length, truncation)
-    return prepare(
-        files,
-        encoder,
-        wording=_TEXTS,
-        on_error=on_error,
-        cache_dir=cache_dir,
-        workers=workers,
-        progress=progress,
-        streaming=streaming,
-        salt=salt,
-    )
+    return prepare(files, encoder, wording=_TEXTS, **options)
 
 
 def sequence_ids(

@@ -21,7 +21,8 @@ from glm_train.data.encode import Encoder
 from glm_train.data.readers.json_lines import read_line
 from glm_train.data.readers.record import Fault
 from glm_train.data.records import format_of
-from glm_train.data.store import ExampleStore, PrepareReport, token_digest, write_meta
+from glm_train.data.report import PrepareReport, write_meta
+from glm_train.data.store import ExampleStore, token_digest
 from glm_train.errors import DataError
 from glm_train.text.chat import ExampleTooLong
 

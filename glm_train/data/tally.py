@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glm_train.data.encode import FAULTY, Encoded
-from glm_train.data.store import PrepareReport
+from glm_train.data.report import PrepareReport
 from glm_train.errors import DataError
 
 SHOWN_PLACES, SHOWN_REASONS = 3, 20
@@ -19,6 +19,8 @@ class Wording:
     """How a task speaks of its records, where a preparation reports or refuses."""
 
     cut: str = PrepareReport.cut_means  # {} is the number of examples
+    size: str = PrepareReport.size_means
+    targets: str = PrepareReport.targets_mean
     layout: str = "Correct it"  # the cure of a file none of whose records can be read
     length: str = "Raise data.max_length, or change the data"  # of data that leave nothing to train
 
@@ -106,5 +108,7 @@ class Tally:
             dropped_tokens=self.counts["dropped_tokens"],
             cut=self.counts["cut"],
             cut_means=self.wording.cut,
+            size_means=self.wording.size,
+            targets_mean=self.wording.targets,
             content=self.content.hexdigest(),
         )

@@ -13,14 +13,14 @@ labelled in the one window in which it sees the most around it. Training and pre
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from glm_train.data.encode import Encoded
-from glm_train.data.prepare import prepare
+from glm_train.data.prepare import PrepareOptions, prepare
 from glm_train.data.store import CONTINUES, IGNORE, ExampleStore
 from glm_train.data.tally import Wording
 from glm_train.data.token_files import TokenReader
@@ -34,8 +34,15 @@ from glm_train.text.tokenizer import GlmTokenizer
 LABEL_PIECES = ("first", "all")
 NO_WORD = "no word is in it"
 _WORDS = Wording(
+    size="{examples:,} examples, {trained:,} words labelled of {tokens:,} tokens",
+    targets="{:,.0f} words labelled",
     layout="Say how it is written with data.format, data.token_column, data.tag_column or data.scheme",
     length="Look at the data",
+)
+_PIECES = replace(
+    _WORDS,
+    size="{examples:,} examples, {trained:,} of {tokens:,} tokens labelled",
+    targets="{:,.0f} labelled",
 )
 
 __all__ = [
@@ -65,7 +72,7 @@ def prepare_tokens(
     overlap: int | None = None,
     label_pieces: str = "first",
     causal: bool = False,
-    **options: Any,
+    **options: Unpack[PrepareOptions],
 ) -> ExampleStore:
     """Records of token classification as tokenised windows, from the cache if they were prepared before.
 
@@ -77,7 +84,7 @@ def prepare_tokens(
         tag_names: what tags that are numbers mean, from 0.
         max_length, overlap, causal: as for `token_windows`.
         label_pieces: "first" labels the first piece of a word, "all" all of them.
-        options: on_error, cache_dir, workers, progress, streaming and salt, as for `prepare_chat`.
+        options: see `prepare.PrepareOptions`.
 
     Raises:
         ConfigError: a setting that is none.
@@ -89,13 +96,16 @@ def prepare_tokens(
         reader.check(Path(path), streaming=bool(options.get("streaming")))
     scheme = scheme_name(scheme)
     if scheme == "auto" and files:
-        shared = {key: options[key] for key in ("on_error", "cache_dir", "progress") if key in options}
+        shared: dict[str, Any] = {
+            key: options[key] for key in ("on_error", "cache_dir", "progress") if key in options
+        }
         found = discover_tags(files, reader=reader, tag_names=tag_names, may_be_empty=True, **shared)
         scheme = found.scheme or "IOB2"
     encoder = TokenEncoder(
         tokenizer, tuple(labels), scheme, reader, tuple(tag_names), max_length, overlap, label_pieces, causal
     )
-    return prepare(files, encoder, wording=_WORDS, read=reader, **options)
+    wording = _PIECES if label_pieces == "all" else _WORDS
+    return prepare(files, encoder, wording=wording, read=reader, **options)
 
 
 @dataclass(frozen=True)

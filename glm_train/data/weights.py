@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from glm_train.data.store import ExampleStore, PrepareReport
+from glm_train.data.report import PrepareReport
+from glm_train.data.store import ExampleStore
 
 
 def weigh(store: ExampleStore, weights: Mapping[Path, float], seed: int) -> ExampleStore:

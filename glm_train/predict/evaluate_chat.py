@@ -21,7 +21,6 @@ from glm_train.bar import Progress, silent
 from glm_train.build_data import prepare_for
 from glm_train.data.chat_formats import parse_chat
 from glm_train.data.collate import PackedBatch, pack
-from glm_train.data.encode import usable_cores
 from glm_train.data.plan import plan_in_order
 from glm_train.data.readers.record import Record
 from glm_train.data.records import read_items
@@ -81,14 +80,8 @@ def evaluate_chat(
 
 def _prepare(tokenizer: GlmTokenizer, config: RunConfig, progress: Progress) -> ExampleStore:
     """The examples of `data.validation`, as `fit` prepares them."""
-    data = config.data
-    return prepare_for(config, tokenizer, None)(
-        files_of(find_sources(data.validation or (), split="validation")),
-        on_error=data.on_error,
-        cache_dir=data.cache_dir,
-        workers=usable_cores() if data.workers is None else data.workers,
-        progress=progress,
-    )
+    files = files_of(find_sources(config.data.validation or (), split="validation"))
+    return prepare_for(config, tokenizer, None, progress)(files)
 
 
 def turn_sums(

@@ -13,7 +13,6 @@ from glm_train.build_data import RunLabels, TokenLabels, build_data, build_token
 from glm_train.build_task import TARGET_RULES, trained_labels
 from glm_train.config.schema import TokenData
 from glm_train.data.collate import pack
-from glm_train.data.encode import usable_cores
 from glm_train.data.plan import plan_in_order
 from glm_train.data.records import SUFFIXES
 from glm_train.data.sequence_targets import SequenceLabels, class_weights
@@ -46,15 +45,7 @@ def prepare_validation(chosen: Chosen, progress: Progress) -> tuple[ExampleStore
     config = chosen.config
     if isinstance(data, TokenData) and "data.format" not in chosen.given:
         config = replace(config, data=replace(data, format=_format_for(files, data.format)))
-    prepare = prepare_for(config, tokenizer, labels)
-    store = prepare(
-        files,
-        on_error=data.on_error,
-        cache_dir=data.cache_dir,
-        workers=usable_cores() if data.workers is None else data.workers,
-        progress=progress,
-    )
-    return store, labels
+    return prepare_for(config, tokenizer, labels, progress)(files), labels
 
 
 def _format_for(files: list[Path], format: str) -> Any:

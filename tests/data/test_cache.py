@@ -18,7 +18,7 @@ from word_encoder import WordEncoder, ids_of, refusal, write
 from glm_train.data import prepare as prepare_module
 from glm_train.data.encode import Encoded
 from glm_train.data.prepare import prepare
-from glm_train.data.store import is_complete
+from glm_train.data.report import is_complete
 
 
 def test_second_run_comes_from_the_cache(tmp_path: Path) -> None:

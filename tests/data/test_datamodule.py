@@ -16,8 +16,9 @@ from glm_train import dist
 from glm_train.data.collate import PackedBatch
 from glm_train.data.datamodule import GlmDataModule
 from glm_train.data.plan import Step, count_microbatches
+from glm_train.data.report import PrepareReport
 from glm_train.data.sampler import PackedDataset, RankStep, StepSampler, rank_share
-from glm_train.data.store import ExampleStore, ExampleWriter, PrepareReport
+from glm_train.data.store import ExampleStore, ExampleWriter
 from glm_train.errors import ConfigError
 
 DOCUMENTS = 46

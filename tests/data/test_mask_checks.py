@@ -16,7 +16,8 @@ from glm_train.data.mask_checks import (
     check_masks,
     find_duplicates,
 )
-from glm_train.data.store import ExampleStore, ExampleWriter, PrepareReport, trained_tokens
+from glm_train.data.report import PrepareReport
+from glm_train.data.store import ExampleStore, ExampleWriter, trained_tokens
 
 SYSTEM, USER, ASSISTANT, END = 90, 91, 92, 93
 TURNS = TurnTokens(frozenset({USER, END}), ASSISTANT, frozenset({SYSTEM, USER, ASSISTANT}))

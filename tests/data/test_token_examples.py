@@ -175,6 +175,17 @@ def test_files_of_every_kind_become_the_same_examples(tokenizer: GlmTokenizer, t
     assert stores[0].source(1) == (str(tmp_path / "a.conll"), 4)
 
 
+@pytest.mark.parametrize("pieces", ["first", "all"])
+def test_the_report_counts_what_is_labelled(tokenizer: GlmTokenizer, tmp_path: Path, pieces: str) -> None:
+    (tmp_path / "a.conll").write_text(CONLL)
+    report = prepare_tokens([tmp_path / "a.conll"], tokenizer, LABELS, label_pieces=pieces).report
+    labelled = report.trained_tokens
+    assert (labelled == 5) == (pieces == "first")
+    words = f"5 words labelled of {report.tokens} tokens"
+    said = words if pieces == "first" else f"{labelled} of {report.tokens} tokens labelled"
+    assert str(report).startswith(f"2 examples, {said}, longest ")
+
+
 def test_windows_are_parts_of_their_record(tokenizer: GlmTokenizer, tmp_path: Path) -> None:
     path = tmp_path / "a.conll"
     path.write_text("A\tO\n\n" + "Anna\tB-PER\nx\tO\n" * 20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,8 @@ def test_what_is_cut_and_what_is_left_out_is_said_of_texts(
     printed = capsys.readouterr().out
     assert "texts to data.max_length" in printed
     assert "answer of" not in printed
+    assert re.search(r"^data        8 texts, \d+ tokens$", printed, re.M)
+    assert " tokens a step (2 texts)\n" in printed
     long = write_lines(tmp_path / "long.jsonl", [{"text": t, "label": n} for t, n in (TEXTS[0], TEXTS[2])])
     settings = {"data__max_length": 5, "data__truncation": "drop"}
     with pytest.raises(DataError, match=r"no example is left .*data\.truncation=end") as error:

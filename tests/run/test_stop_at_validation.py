@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -107,4 +108,6 @@ def test_what_was_left_out_of_the_files_is_said(
     run.fit(short, "test")
     printed = capsys.readouterr().out
     assert "left out" in printed
+    assert re.search(r"^data  .* tokens, \d+ trained \(\d\d\.\d%\)$", printed, re.M)
+    assert re.search(r" tokens a step \(\d+ trained\)$", printed, re.M)
     assert f"{chat_file}:" in printed

@@ -19,7 +19,8 @@ from glm_train.data.collate import (
     pack,
 )
 from glm_train.data.datamodule import GlmDataModule
-from glm_train.data.store import CONTINUES, IGNORE, ExampleStore, ExampleWriter, PrepareReport
+from glm_train.data.report import PrepareReport
+from glm_train.data.store import CONTINUES, IGNORE, ExampleStore, ExampleWriter
 from glm_train.tagging.schemes import label_names
 from glm_train.tasks.classifier import ClassifierTask
 from glm_train.tasks.sequence_classification import SequenceClassificationTask
