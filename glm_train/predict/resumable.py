@@ -17,23 +17,42 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from glm_train.adapters.opened import base_of
 from glm_train.errors import ConfigError, DataError
 from glm_train.predict.output import OutputFile, Summary
 
-_SAMPLE = 1 << 16  # bytes of each end of a weights file that tell it from others
+_SAMPLE = 1 << 16  # bytes of each end of a file that tell it from others
+_PLACES = 256  # further places within it, evenly spread: other weights may end as these do
+_PLACE = 1 << 12  # bytes
 
 
 def identity_of(folder: Path) -> dict[str, str]:
-    """What tells a model folder from one with other weights, at little cost: sizes, settings, and the ends of files."""
-    found = {}
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.jinja")]):
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            digest = hashlib.blake2b(str(size).encode() + file.read(_SAMPLE), digest_size=16)
-            file.seek(max(size - _SAMPLE, 0))
-            digest.update(file.read(_SAMPLE))
-        found[path.name] = digest.hexdigest()
-    return found
+    """What tells a model folder from one with other weights, at little cost: sizes, settings, and parts of files.
+
+    Those of an adapter's base are among them, under `base/`.
+    """
+    base = base_of(folder)
+    found = {path.name: _sampled(path) for path in _files_of(folder)}
+    return (
+        found if base == folder else found | {f"base/{path.name}": _sampled(path) for path in _files_of(base)}
+    )
+
+
+def _files_of(folder: Path) -> list[Path]:
+    kinds = ("*.safetensors", "*.json", "*.jinja", "*.model")
+    return sorted(path for kind in kinds for path in folder.glob(kind))
+
+
+def _sampled(path: Path) -> str:
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        digest = hashlib.blake2b(str(size).encode() + file.read(_SAMPLE), digest_size=16)
+        for number in range(1, _PLACES if size > 2 * _SAMPLE else 0):
+            file.seek(size * number // _PLACES)
+            digest.update(file.read(_PLACE))
+        file.seek(max(size - _SAMPLE, 0))
+        digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()
 
 
 class ResumableOutput:
