@@ -12,7 +12,7 @@ from glm_train.errors import ConfigError, nearest
 #: (arXiv 2404.02948); `olora`: the first r columns of its QR decomposition (arXiv 2406.01775).
 INITIAL_VALUES = ("default", "gaussian", "pissa", "olora")
 SPLITS = ("pissa", "olora")  # those that start from parts of the weight
-MOST_RANK = 65536
+MOST_RANK, MOST_ALPHA = 65536, 10**9
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,11 @@ def check_settings(settings: LoraSettings) -> None:
     """Raise ConfigError with all faults that show without a model."""
     faults = []
     if type(settings.r) is not int or not 1 <= settings.r <= MOST_RANK:
-        faults.append(f"adapter.r: {settings.r!r} is not a rank; give a whole number from 1, such as 8")
+        faults.append(f"adapter.r: must be a whole number from 1 to {MOST_RANK}, such as 8")
     if not _is_number(settings.alpha) or settings.alpha <= 0:
-        faults.append(f"adapter.alpha: {settings.alpha!r} must be a number above 0, such as twice adapter.r")
+        faults.append(
+            f"adapter.alpha: must be a number above 0 and at most {MOST_ALPHA}, such as twice adapter.r"
+        )
     if not _is_number(settings.dropout) or not 0 <= settings.dropout < 1:
         faults.append(f"adapter.dropout: {settings.dropout!r} must be at least 0 and below 1")
     if settings.init not in INITIAL_VALUES:
@@ -92,4 +94,4 @@ def token_ids(new_tokens: tuple[str | int, ...], tokenizer: object) -> tuple[int
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST_ALPHA

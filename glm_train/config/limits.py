@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+from glm_train.adapters.settings import MOST_ALPHA, MOST_RANK
 from glm_train.data.source_names import MAX_WEIGHT, is_usable, split_weight
 
 
@@ -49,9 +50,11 @@ def _weighs_nothing(name: str) -> bool:
 
 AtLeastOne = Annotated[int, Limit("at least 1", lambda value: value >= 1)]
 NotNegative = Annotated[int, Limit("0 or more", lambda value: value >= 0)]
+Rank = Annotated[int, Limit(f"from 1 to {MOST_RANK}", lambda value: 1 <= value <= MOST_RANK)]
 Seed = Annotated[int, Limit("from 0 to 4294967295", lambda value: 0 <= value < 2**32)]
 
 Positive = Annotated[float, Limit("above 0", lambda value: value > 0)]
+Alpha = Annotated[float, Limit(f"above 0 and at most {MOST_ALPHA}", lambda value: 0 < value <= MOST_ALPHA)]
 NotNegativeReal = Annotated[float, Limit("0 or more", lambda value: value >= 0)]
 Ratio = Annotated[float, Limit("from 0 to 1", lambda value: 0 <= value <= 1)]
 Share = Annotated[float, Limit("above 0 and below 1", lambda value: 0 < value < 1)]

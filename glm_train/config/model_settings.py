@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from glm_train.config.limits import AtLeastOne, Beta, FilePath, Positive, Refusal, Text
+from glm_train.config.limits import Alpha, Beta, FilePath, Positive, Rank, Refusal, Text
 
 FP16 = "the activations of GLM-4 pass the largest fp16 number and the loss becomes nan; use bf16-mixed"
 PURE_BF16 = (
@@ -47,8 +47,8 @@ class LoraAdapter:
     """
 
     name: Literal["lora"] = "lora"
-    r: AtLeastOne = 16  # rank of the update
-    alpha: Positive = 32.0  # scale of the update, divided by r
+    r: Rank = 16  # rank of the update
+    alpha: Alpha = 32.0  # scale of the update, divided by r
     dropout: Beta = 0.0  # on the input of the update
     targets: tuple[Text, ...] | None = None  # names of linear layers; null: all of the decoder, never lm_head
     rslora: bool = False  # divide alpha by the root of r instead (arXiv 2312.03732)

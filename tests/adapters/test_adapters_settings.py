@@ -74,10 +74,11 @@ def test_a_target_that_matches_nothing_is_an_error_with_the_names_that_exist(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"r": 0}, "adapter.r"),
+        ({"r": 0}, "adapter.r: must be a whole number from 1 to 65536"),
+        ({"r": 10**5000}, "adapter.r: must be a whole number from 1 to 65536"),
         ({"r": True}, "adapter.r"),
         ({"r": 17, "init": "olora"}, "adapter.init=olora takes at most 16 parts of it"),
-        ({"alpha": 0}, "adapter.alpha"),
+        ({"alpha": 0}, "adapter.alpha: must be a number above 0 and at most 1000000000"),
         ({"alpha": float("nan")}, "adapter.alpha"),
         ({"alpha": 10**400}, "adapter.alpha"),
         ({"dropout": 1.0}, "adapter.dropout"),

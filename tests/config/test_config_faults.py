@@ -154,6 +154,19 @@ def test_keys_that_contradict_each_other(arguments: list[str], part: str) -> Non
     assert part in told("quickstart", *arguments)
 
 
+@pytest.mark.parametrize(
+    ("argument", "part"),
+    [
+        ("adapter.r=0", "adapter.r: must be from 1 to 65536, got 0"),
+        ("adapter.r=65537", "adapter.r: must be from 1 to 65536, got 65537"),
+        ("adapter.alpha=0", "adapter.alpha: must be above 0 and at most 1000000000, got 0"),
+        ("adapter.alpha=2e9", "adapter.alpha: must be above 0 and at most 1000000000, got 2"),
+    ],
+)
+def test_the_limits_of_an_adapter_are_told(argument: str, part: str) -> None:
+    assert part in told("quickstart", "adapter=lora", argument)
+
+
 def test_all_faults_are_listed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text(
