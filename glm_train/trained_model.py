@@ -12,14 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from glm_train.adapters.base_file import BASE_NAME
-from glm_train.adapters.folder import (
-    is_adapter_folder,
-    load_adapter,
-    read_adapter_base,
-    read_adapter_config,
-)
+from glm_train.adapters.folder import is_adapter_folder, load_adapter
 from glm_train.adapters.merge import settle
-from glm_train.adapters.opened import base_of
+from glm_train.adapters.opened import base_of, class_of
 from glm_train.adapters.quantize import quantize_base
 from glm_train.build_model import MODELS
 from glm_train.checkpoint import pretrained
@@ -39,11 +34,6 @@ _TASKS = {
     "ForConditionalGeneration": "chat",
     "ForSequenceClassification": "sequence_classification",
     "ForTokenClassification": "token_classification",
-}
-_PEFT_TASKS = {
-    "CAUSAL_LM": "chat",
-    "SEQ_CLS": "sequence_classification",
-    "TOKEN_CLS": "token_classification",
 }
 
 
@@ -89,31 +79,15 @@ def _read_whole(folder: Path, **place: Any) -> tuple[str, Pretrained]:
 
 def _read_adapted(folder: Path, *, in_4_bits: bool, **place: Any) -> tuple[str, Pretrained]:
     """The adapter's base with the adapter in it, or on it where it would be rounded; in 4 bits as it was trained."""
-    base = read_adapter_base(folder)
-    if base is None:  # saved by PEFT, which writes no labels
-        config = read_adapter_config(folder)
-        base_name, changes = config.base_name, {}
-        task = _PEFT_TASKS.get(config.task_type or "CAUSAL_LM")
-    else:
-        base_name, changes = base.name, base.config_changes
-        task = task_of([base.architecture], folder)
-    if task is None or not base_name:
-        raise CheckpointError(
-            f"{folder}: its adapter_config.json does not say which model and task it is for"
-        )
+    base, (architecture, changes) = base_of(folder), class_of(folder)
+    task = task_of([architecture], folder)
     try:
-        with _silent_about_new_heads():
-            model = MODELS[task].from_pretrained(base_name, **changes, **place)
+        with silent_about_new_heads():
+            model = MODELS[task].from_pretrained(base, **changes, **place)
     except ConfigError as error:
         raise CheckpointError(f"{folder / BASE_NAME}: config_changes do not fit the base: {error}") from None
     except CheckpointError as error:
-        key = (
-            "base_model_name_or_path in adapter_config.json" if base is None else f"base_model in {BASE_NAME}"
-        )
-        raise CheckpointError(
-            f"{folder}: the base of this adapter, {base_name}: {error}. Where the base has moved, write its new"
-            f" place as {key}"
-        ) from None
+        raise CheckpointError(f"{folder}: the base of this adapter, {base}: {error}") from None
     if in_4_bits:
         quantize_base(model, device=place["device"])
     load_adapter(model, folder)
@@ -125,8 +99,8 @@ def _read_adapted(folder: Path, *, in_4_bits: bool, **place: Any) -> tuple[str, 
 
 
 @contextmanager
-def _silent_about_new_heads() -> Iterator[None]:
-    """Keep back the warning that a base has no classification head: its adapter has it."""
+def silent_about_new_heads() -> Iterator[None]:
+    """Keep back the warning that a base has no classification head: its adapter, or a run's state, has it."""
 
     def keep_back(record: logging.LogRecord) -> bool:
         return "classification head" not in str(record.msg)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glm_train.adapters.mapped import output_of
+from glm_train.adapters.layerwise import output_of
 from glm_train.adapters.opened import Opened
 from glm_train.bar import Progress, silent
 from glm_train.checkpoint.index import read_index
@@ -89,7 +89,7 @@ def same_answers(
 
     def answers(of: Opened) -> Tensor:
         if (own := of.adapter) is None:
-            return output_of(of.model, input_ids_BT, on_module=one_more)
+            return output_of(of.model, input_ids_BT, lambda n, t: of.plain(n, t).float(), on_module=one_more)
         return output_of(
             of.model, input_ids_BT, lambda n, t: own.replaced(n, t).float(), own.beside, one_more
         )

@@ -9,6 +9,7 @@ from torch import nn
 
 from glm_train.adapters.base import forget_base
 from glm_train.adapters.record import forget, record_of
+from glm_train.adapters.targets import CLASSIFIER
 from glm_train.adapters.trained import make_plain
 
 
@@ -17,7 +18,9 @@ def merge(model: Any) -> nn.Module:
     """Make the model a plain one whose weights hold the adapter, in place, and return it.
 
     One layer at a time and a few rows of it at a time: beside the model it takes 32 MiB. The state dict has Hugging
-    Face's names again, all in the dtype of the frozen base; every parameter is trainable, as in a model just loaded.
+    Face's names again, all in the dtype of the frozen base but for a classification head: the base had none, so it
+    keeps the fp32 in which it was trained. Every parameter is trainable, as in a model just loaded.
+
     A 4-bit base becomes a 16-bit one that answers as the 4-bit one did; to serve an adapter it is better to load the
     original base in 16 bits, load the adapter, and merge that. Raises ValueError for a model without adapter.
     """
@@ -33,8 +36,8 @@ def merge(model: Any) -> nn.Module:
         if is_quantized(part):  # one that no target named
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, unquantized(part))
-    for part in model.modules():
-        make_plain(part, report.base_dtype)
+    for name, part in model.named_modules():
+        make_plain(part, torch.float32 if name == CLASSIFIER else report.base_dtype)
     forget(model)
     forget_base(model)
     return model.requires_grad_(True).train(model.training)

@@ -6,17 +6,16 @@ is about to be shared out is never whole in any process's own memory.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from glm_train.checkpoint.fit import Place
+from glm_train.checkpoint.fit import Place, Slot
 from glm_train.checkpoint.index import read_index
 from glm_train.checkpoint.new_head import first_values, new_head
-from glm_train.checkpoint.weights import fitting_slots, stored_data
-from glm_train.errors import CheckpointError
+from glm_train.checkpoint.weights import fitting_slots, read_tensor
 
 
 @torch.no_grad()
@@ -29,16 +28,18 @@ def map_weights(module: nn.Module, folder: str | Path, dtype: torch.dtype | None
     """
     index = read_index(folder)
     slots, new = fitting_slots(module, index), new_head(module, index)
-    for slot in slots:
-        try:
-            with safe_open(slot.stored.file, framework="pt") as handle:
-                tensor = stored_data(handle, slot.stored)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{slot.stored.file}: cannot be read: {error}") from None
-        _assign(module, slot, tensor if dtype is None else tensor.to(dtype))
+    map_slots(module, slots, dtype)
     for part in new:
         values = first_values(module, part)
         _assign(module, part, values if dtype is None else values.to(dtype))
+
+
+@torch.no_grad()
+def map_slots(module: nn.Module, slots: Iterable[Slot], dtype: torch.dtype | None = None) -> None:
+    """The same for chosen tensors: what no slot fills stays on the meta device."""
+    for slot in slots:
+        tensor = read_tensor(slot.stored)
+        _assign(module, slot, tensor if dtype is None else tensor.to(dtype))
 
 
 def _assign(module: nn.Module, place: Place, values: Tensor) -> None:

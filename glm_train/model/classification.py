@@ -114,7 +114,7 @@ class GlmForSequenceClassification(_Classifier):
         cu_seqlens: Tensor | None,
     ) -> SequenceClassifierOutput:
         last_nH = _last_tokens(body, input_ids, attention_mask, cu_seqlens, self.config.pad_token_id)
-        logits_nL = self.score(last_nH)
+        logits_nL = self.score(last_nH.to(self.score.weight.dtype))
         loss = None if labels is None else sequence_loss(logits_nL, labels, self.config.problem_type)
         return SequenceClassifierOutput(
             loss, logits_nL, body.past_key_values, body.hidden_states, body.attentions
@@ -144,7 +144,8 @@ class GlmForTokenClassification(_Classifier):
         attention_mask: Tensor | None,
         cu_seqlens: Tensor | None,
     ) -> TokenClassifierOutput:
-        logits_BTL = self.score(self.dropout(body.last_hidden_state))
+        hidden_BTH = self.dropout(body.last_hidden_state)
+        logits_BTL = self.score(hidden_BTH.to(self.score.weight.dtype))
         loss = None if labels is None else token_loss(logits_BTL, labels)
         return TokenClassifierOutput(loss, logits_BTL, body.hidden_states, body.attentions)
 

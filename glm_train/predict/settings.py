@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from glm_train.adapters.folder import is_adapter_folder, read_adapter_base, read_adapter_config
+from glm_train.adapters.opened import base_of, config_of
 from glm_train.config.compose import compose
 from glm_train.config.data_settings import DATA_OF
 from glm_train.config.faults import Faults, dotted
 from glm_train.config.overrides import parse_overrides
-from glm_train.errors import CheckpointError, ConfigError
+from glm_train.errors import ConfigError
 from glm_train.hub import resolve_folder
 from glm_train.model.config import GlmConfig
 from glm_train.run_folder import find_model
@@ -87,18 +87,8 @@ def choose(run_or_model: str, overrides: Sequence[str], *, evaluate: bool = Fals
 
 def _read_model(folder: Path) -> tuple[str, GlmConfig]:
     """The task and the config of a model, an adapter's on its base, before anything large is read."""
-    if not is_adapter_folder(folder):
-        config = GlmConfig.from_pretrained(folder)
-        return task_of(config.architectures, folder), config
-    if (base := read_adapter_base(folder)) is not None:
-        return task_of([base.architecture], folder), GlmConfig.from_pretrained(
-            base.name, **base.config_changes
-        )
-    adapter = read_adapter_config(folder)  # PEFT's own, which says less
-    tasks = {"SEQ_CLS": "sequence_classification", "TOKEN_CLS": "token_classification"}
-    if not adapter.base_name:
-        raise CheckpointError(f"{folder}: its adapter_config.json does not say which model it is for")
-    return tasks.get(adapter.task_type or "", "chat"), GlmConfig.from_pretrained(adapter.base_name)
+    config = config_of(folder, base_of(folder))
+    return task_of(config.architectures, folder), config
 
 
 def _defaults(folder: Path, task: str, bidirectional: bool, overrides: Sequence[str]) -> RunConfig:

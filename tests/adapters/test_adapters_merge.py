@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from glm_train import GlmForCausalLM, GlmForSequenceClassification, GlmForTokenClassification
 from glm_train.adapters import low_rank
@@ -71,6 +72,24 @@ def test_a_bf16_base_stays_bf16_and_is_rounded_once(kind: str) -> None:
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     assert torch.equal(model.get_submodule("model.layers.1.self_attn.k_proj").weight, exact.bfloat16())
     assert model(ids()).logits.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("head", [GlmForSequenceClassification, GlmForTokenClassification])
+def test_a_trained_head_keeps_its_values_beside_a_bf16_base(head: type, tmp_path: Path) -> None:
+    model = adapted(make(head, num_labels=3).to(torch.bfloat16))
+    trained, expected = model.score.weight.detach().clone(), model(ids()).logits
+    merged: Any = merge(model)
+    kinds = {name: parameter.dtype for name, parameter in merged.named_parameters()}
+    assert {kind for name, kind in kinds.items() if not name.startswith("score.")} == {torch.bfloat16}
+    assert trained.dtype == torch.float32
+    assert torch.equal(merged.score.weight, trained)
+    found = merged(ids()).logits
+    assert found.dtype == expected.dtype == torch.float32
+    assert (found - expected).abs().max() < 0.02 * expected.abs().max()
+    merged.save_pretrained(tmp_path / "merged")
+    assert torch.equal(load_file(tmp_path / "merged" / "model.safetensors")["score.weight"], trained)
+    add_adapter(merged, LoraSettings(r=2))
+    assert_close(merged(ids()).logits, found)
 
 
 def test_only_a_few_rows_are_folded_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

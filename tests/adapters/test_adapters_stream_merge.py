@@ -10,7 +10,7 @@ import torch
 
 from glm_train.adapters.agreement import same_tensors
 from glm_train.adapters.folder import load_adapter
-from glm_train.adapters.mapped import output_of
+from glm_train.adapters.layerwise import output_of
 from glm_train.adapters.merge import merge
 from glm_train.adapters.opened import Opened, base_of, config_of, open_files
 from glm_train.adapters.settings import LoraSettings

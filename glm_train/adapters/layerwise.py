@@ -6,29 +6,18 @@ memory at once is one matrix.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from glm_train.checkpoint.fit import Slot, places
-from glm_train.checkpoint.weights import read_tensor
+from glm_train.checkpoint.fit import places
 
 #: (name of a parameter, its tensor as it is stored) -> what the model computes with.
 Weights = Callable[[str, Tensor], Tensor]
 #: (name of a module, its input, its output, its parameters) -> another output, or None for the same.
 After = Callable[[str, Tensor, Tensor, dict[str, Tensor]], Tensor | None]
-
-
-def map_weights(model: nn.Module, slots: Iterable[Slot]) -> None:
-    """Give a model on the meta device the tensors of its slots, as views of their files. No data is read, and no dtype
-    changed. What no slot fills stays on the meta device."""
-    for slot in slots:
-        parameter = nn.Parameter(read_tensor(slot.stored), requires_grad=False)
-        for name in slot.names:
-            owner, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(owner), leaf, parameter)
 
 
 def in_fp32(name: str, tensor: Tensor) -> Tensor:
