@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from glm_train.build_data import config_changes
-from glm_train.checkpoint.pretrained import Pretrained, write_generation
+from glm_train.checkpoint.gathered import Tensors, end_sharing, write_together
+from glm_train.checkpoint.pretrained import Pretrained, write_generation, write_model
 from glm_train.config.schema import LoraAdapter
 from glm_train.model.generation import stop_ids
 from glm_train.text.tokenizer import GlmTokenizer
@@ -15,30 +19,55 @@ if TYPE_CHECKING:
     from glm_train.config.schema import RunConfig
 
 
-def save_result(path: Path, config: RunConfig, model: Pretrained, tokenizer: GlmTokenizer) -> None:
-    """The adapter where the run trained one, else the model."""
+def save_result_together(path: Path, config: RunConfig, model: Pretrained, tokenizer: GlmTokenizer) -> None:
+    """`save_result` by the first of several processes; all of them call this. Alone, it is the same.
+
+    What is shared out is gathered one tensor at a time: nobody has the whole model. It cannot run any more then.
+    Raises `CheckpointError` in all processes where it cannot be written.
+    """
+    shares: Mapping[str, Tensor] = end_sharing(model)
     if isinstance(config.adapter, LoraAdapter):
-        from glm_train.adapters.base_file import head_settings
-        from glm_train.adapters.folder import save_adapter
+        from glm_train.adapters.record import own_tensors
 
-        name = config.model.path
-        base = str(Path(name).absolute()) if Path(name).is_dir() else name
-        changes = {**head_settings(model), **config_changes(config)}
-        save_adapter(model, path, base, config_changes=changes, overwrite=True)
-        tokenizer.save_pretrained(path)
-        write_generation(path, with_stops(model, tokenizer))
+        shares = own_tensors(model)
+    write_together(shares, lambda weights: save_result(path, config, model, tokenizer, weights))
+
+
+def save_result(
+    path: Path,
+    config: RunConfig,
+    model: Pretrained,
+    tokenizer: GlmTokenizer,
+    weights: Tensors | None = None,
+) -> None:
+    """The adapter where the run trained one, else the model. `weights` take the place of the model's own.
+
+    What lies at `path` is of this run, where it was killed while it wrote, and is written over.
+    """
+    if not isinstance(config.adapter, LoraAdapter):
+        save_model(path, model, tokenizer, weights)
         return
-    save_model(path, model, tokenizer)
+    from glm_train.adapters.base_file import head_settings
+    from glm_train.adapters.folder import save_adapter
+
+    name = config.model.path
+    base = str(Path(name).absolute()) if Path(name).is_dir() else name
+    changes = {**head_settings(model), **config_changes(config)}
+    save_adapter(model, path, base, config_changes=changes, overwrite=True, tensors=weights)
+    tokenizer.save_pretrained(path)
+    write_generation(path, with_stops(model, tokenizer))
 
 
-def save_model(path: Path, model: Pretrained, tokenizer: GlmTokenizer) -> None:
-    """A Hugging Face folder with the tokenizer and its chat template.
+def save_model(
+    path: Path, model: Pretrained, tokenizer: GlmTokenizer, weights: Tensors | None = None
+) -> None:
+    """A Hugging Face folder with the tokenizer and its chat template; `weights` take the place of the model's own.
 
     Its generation_config.json lists every token that ends a turn, because all of them were trained: a server that
     knows fewer would let the model run on into the user's part.
     """
     model.generation_config = with_stops(model, tokenizer)
-    model.save_pretrained(path, overwrite=True)  # of this run, where it was killed while it wrote
+    write_model(model, model if weights is None else weights, path, overwrite=True)
     tokenizer.save_pretrained(path)
 
 

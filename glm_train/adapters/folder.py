@@ -8,9 +8,11 @@ adapter_base.json            which base they belong to (ours)
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from glm_train.adapters.base import base_of, head_of
@@ -20,7 +22,7 @@ from glm_train.adapters.record import AdapterReport, adapter_tensors, own_tensor
 from glm_train.adapters.stored import StoredAdapter, fill, read_stored
 from glm_train.adapters.targets import CLASSIFIER, HEAD, TIED, is_tied, names_to_save, short_names
 from glm_train.checkpoint.disk import disk_errors, require_room, sync_folder, write_text
-from glm_train.checkpoint.safetensors_file import stored_bytes, write_tensors
+from glm_train.checkpoint.safetensors_file import Deferred, stored_bytes, write_tensors
 from glm_train.errors import CheckpointError
 
 __all__ = [
@@ -52,32 +54,34 @@ def save_adapter(
     *,
     config_changes: dict[str, Any] | None = None,
     overwrite: bool = False,
+    tensors: Mapping[str, Tensor | Deferred] | None = None,
 ) -> None:
     """Write the model's adapter into `folder`, readable by PEFT. Other files there are left alone.
 
     `base_name`: the folder or hub id the base was loaded from. `config_changes`: what has to be changed in the base's
-    config to build the model again, by default the settings of a classification head. An adapter that started from
-    the base's own weights (`pissa`, `olora`) is saved as a plain one of twice the rank. The file of settings is put in
-    place last. Raises CheckpointError for a folder that holds an adapter already (unless `overwrite`), and where the
-    disk is full or fails; ValueError for a model without adapter.
+    config to build the model again, by default the settings of a classification head. `tensors` take the place of the
+    model's own, of `own_tensors(model)`, where those are shares. An adapter that started from the base's own weights
+    (`pissa`, `olora`) is saved as a plain one of twice the rank. The file of settings is put in place last. Raises
+    CheckpointError for a folder that holds an adapter already (unless `overwrite`), and where the disk is full or
+    fails; ValueError for a model without adapter.
     """
     folder, report = Path(folder), record_of(model)
     if not overwrite and is_adapter_folder(folder):
         raise CheckpointError(
             f"{folder}: already holds an adapter. Choose another folder, or pass overwrite=True"
         )
-    tensors, twice = _plain_tensors(model)
+    plain, twice = _plain_tensors(model, own_tensors(model) if tensors is None else tensors)
     changes = head_settings(model) if config_changes is None else config_changes
     base = AdapterBase(base_name, base_of(model), type(model).__name__, changes, head_of(model))
     texts = {BASE_NAME: write_base(base), CONFIG_NAME: _config(model, report, base_name, twice)}
-    needed = stored_bytes(tensors) + sum(len(text.encode()) for text in texts.values())
+    needed = stored_bytes(plain) + sum(len(text.encode()) for text in texts.values())
     with disk_errors(folder, needed, "the adapter"):
         folder.mkdir(parents=True, exist_ok=True)
         require_room(folder, needed, "the adapter")
         names = [WEIGHTS_NAME, *texts]
         parts = {name: folder / f"{_TEMPORARY}{name}-{os.getpid()}" for name in names}
         try:
-            write_tensors(parts[WEIGHTS_NAME], tensors, {"format": "pt"})
+            write_tensors(parts[WEIGHTS_NAME], plain, {"format": "pt"})
             for name, text in texts.items():
                 write_text(parts[name], text)
             (folder / CONFIG_NAME).unlink(
@@ -143,22 +147,39 @@ def task_type(model: nn.Module) -> str:
     return "CAUSAL_LM" if hasattr(model, HEAD) else "FEATURE_EXTRACTION"
 
 
-def _plain_tensors(model: nn.Module) -> tuple[dict[str, Tensor], bool]:
-    """The adapter on the plain base by PEFT's names, and whether its rank is twice that of what is trained."""
+def _plain_tensors(
+    model: nn.Module, tensors: Mapping[str, Tensor | Deferred]
+) -> tuple[dict[str, Tensor | Deferred], bool]:
+    """The adapter on the plain base by PEFT's names, and whether its rank is twice that of what is trained.
+
+    `tensors`: the model's, as `own_tensors` names them.
+    """
     from glm_train.adapters.layers import ADAPTER, AdaptedLinear
 
-    own = {name: t for name, t in own_tensors(model).items() if not name.endswith((".start_A", ".start_B"))}
+    own = {name: t for name, t in tensors.items() if not name.endswith((".start_A", ".start_B"))}
     first, second = (f"{name}.weight" for name in TIED)
     if first in own and is_tied(model):
         own[second] = own[first]  # PEFT asks for both names
     twice = False
     for name, part in model.named_modules():
         if isinstance(part, AdaptedLinear) and part.start_A is not None:
-            a_RI, b_OR, _ = part.factors()
-            own[f"{name}.lora_A.{ADAPTER}.weight"] = a_RI.detach()
-            own[f"{name}.lora_B.{ADAPTER}.weight"] = b_OR.detach()
+            for kind, dim, sign in (("A", 0, 1), ("B", 1, -1)):
+                key = f"{name}.lora_{kind}.{ADAPTER}.weight"
+                own[key] = _beside(own[key], tensors[f"{name}.start_{kind}"], dim, sign)
             twice = True
     return {peft_name(name): tensor for name, tensor in own.items()}, twice
+
+
+def _beside(trained: Tensor | Deferred, start: Tensor | Deferred, dim: int, sign: int) -> Deferred:
+    """A factor with its start behind it along `dim`."""
+
+    def make() -> Tensor:
+        parts = [t.make() if isinstance(t, Deferred) else t for t in (trained, start)]
+        return torch.cat([part.cpu() for part in (parts[0], sign * parts[1])], dim)
+
+    shape = list(trained.shape)
+    shape[dim] *= 2
+    return Deferred(trained.dtype, tuple(shape), make)
 
 
 def _config(model: Any, report: AdapterReport, base_name: str, twice: bool) -> str:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from glm_train.checkpoint.arguments import read_bytes, read_device, read_dtype, refuse_foreign
 from glm_train.checkpoint.disk import disk_errors
 from glm_train.checkpoint.index import read_index
 from glm_train.checkpoint.memory import require_memory
 from glm_train.checkpoint.new_head import check_head
-from glm_train.checkpoint.safetensors_file import strict_json
+from glm_train.checkpoint.safetensors_file import Deferred, strict_json
 from glm_train.checkpoint.sizes import check_sizes
 from glm_train.checkpoint.unfilled import unfilled
 from glm_train.checkpoint.weights import MAX_SHARD_BYTES, load_weights, save_weights
@@ -116,19 +117,7 @@ class Pretrained(nn.Module):
             raise CheckpointError(
                 "the model is on the meta device, without weights; fill it with load_weights first"
             )
-        head = getattr(self, "score", None)
-        if head is not None and head.out_features != self.config.num_labels:
-            raise CheckpointError(
-                f"config.num_labels is {self.config.num_labels}, but the head has {head.out_features} outputs: nobody"
-                " could load that folder. Set the config's labels back, or build the model with the new ones"
-            )
-        save_weights(self, folder, max_shard_bytes=limit, overwrite=overwrite)
-        config = copy.copy(self.config)
-        config.architectures = [_transformers_name(type(self).__name__, config.model_type)]
-        config.dtype = str(self.dtype).removeprefix("torch.")
-        with disk_errors(folder, 0, "the model's configuration"):
-            config.save_pretrained(folder)
-            write_generation(folder, self.generation_config)
+        write_model(self, self, folder, max_shard_bytes=limit, overwrite=overwrite)
 
     @property
     def device(self) -> torch.device:
@@ -159,6 +148,30 @@ class GlmForSequenceClassification(Pretrained, classification.GlmForSequenceClas
 
 class GlmForTokenClassification(Pretrained, classification.GlmForTokenClassification):
     """GLM with a head that gives each token one answer."""
+
+
+def write_model(
+    model: Pretrained,
+    weights: nn.Module | Mapping[str, Tensor | Deferred],
+    folder: Path,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    overwrite: bool = False,
+) -> None:
+    """What `model.save_pretrained` writes, with `weights` in the place of its own. Raises `CheckpointError`."""
+    head = getattr(model, "score", None)
+    if head is not None and head.out_features != model.config.num_labels:
+        raise CheckpointError(
+            f"config.num_labels is {model.config.num_labels}, but the head has {head.out_features} outputs: nobody"
+            " could load that folder. Set the config's labels back, or build the model with the new ones"
+        )
+    save_weights(weights, folder, max_shard_bytes=max_shard_bytes, overwrite=overwrite)
+    config = copy.copy(model.config)
+    config.architectures = [_transformers_name(type(model).__name__, config.model_type)]
+    config.dtype = str(model.dtype).removeprefix("torch.")
+    with disk_errors(folder, 0, "the model's configuration"):
+        config.save_pretrained(folder)
+        write_generation(folder, model.generation_config)
 
 
 def write_generation(folder: Path, values: dict[str, Any]) -> None:
