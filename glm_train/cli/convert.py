@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import math
-import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from glm_train.cli.arguments import number
+from glm_train.cli.shown import peak_memory, warn
 
 if TYPE_CHECKING:
     from glm_train.convert import Conversion
@@ -32,14 +34,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--rope-theta",
-        type=_number,
+        type=partial(number, above=0),
         metavar="X",
         help="another base of the rotary angles, such as 5e6 where a converted GLM-4-9B-Chat says 10000",
     )
     parser.add_argument("--dtype", help="float32, bfloat16 or float16 (default: as stored)")
     parser.add_argument(
         "--max-shard-gb",
-        type=_number,
+        type=partial(number, above=0),
         metavar="N",
         help="largest weight file, in 10^9 bytes (default: 5 * 2^30 bytes)",
     )
@@ -59,22 +61,11 @@ def run(args: argparse.Namespace) -> int:
             rope_theta=args.rope_theta,
             dtype=args.dtype,
             max_shard_bytes=limit,
-            warn=lambda text: print(f"glm-train: warning: {text}", file=sys.stderr),
+            warn=warn,
             progress=progress,
         )
     print(_summary(args.out, done))
     return 0
-
-
-def _number(text: str) -> float:
-    """A finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
-    return value
 
 
 def _summary(out: Path, done: Conversion) -> str:
@@ -91,20 +82,13 @@ def _summary(out: Path, done: Conversion) -> str:
         f"  compared  {compared.tensors} tensors: equal bit for bit",
         f"            largest difference of the logits for {compared.tokens} tokens: {compared.difference:g}; "
         f"same next token at {compared.agreeing} of {compared.positions} positions",
-        f"  memory    {_bytes(_peak())} at most, mapped files included",
+        f"  memory    {_bytes(peak_memory())} at most, mapped files included",
     ]
     if done.layout == "chatglm":
         lines.append(
             "  The original's code is not part of this folder: copy its *.py files and auto_map from the release."
         )
     return "\n".join(lines)
-
-
-def _peak() -> int:
-    """The most memory that this process has had, in bytes."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _bytes(size: int) -> str:

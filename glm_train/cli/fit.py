@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glm_train.cli import program
+from glm_train.cli.arguments import add_recipe
 
 if TYPE_CHECKING:
     from glm_train.config.schema import RunConfig
@@ -20,10 +21,7 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("fit", help="train", description="Train as a recipe says.")
-    parser.add_argument("recipe", help="a name that `glm-train recipes` lists, or the path of a YAML file")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings that differ from the recipe's"
-    )
+    add_recipe(parser)
     parser.add_argument(
         "-m",
         "--multirun",

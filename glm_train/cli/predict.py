@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
-from glm_train.errors import ConfigError
+from glm_train.cli.arguments import add_drawing, drawing
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -38,21 +37,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="several labels: give those from this probability on (default 0.5)",
     )
     chat = parser.add_argument_group("chat models")
-    for name, kind, text in (
-        ("max-new-tokens", int, "longest reply, in tokens"),
-        ("temperature", float, "draw tokens at this temperature; without it, the likeliest"),
-        ("top-p", float, "with --temperature: draw from the likeliest share of mass p"),
-        ("top-k", int, "with --temperature: draw from the k likeliest tokens, 0 for all"),
-        ("min-p", float, "with --temperature: draw from tokens at least p times as likely as the likeliest"),
-        ("seed", int, "with --temperature: of the drawing"),
-        ("repetition-penalty", float, "above 1: tokens of prompt and reply become less likely"),
-    ):
-        chat.add_argument(f"--{name}", type=kind, metavar="N" if kind is int else "X", help=text)
+    add_drawing(chat)
     chat.add_argument("--resume", action="store_true", help="go on with an OUT that was not finished")
 
 
 def run(args: argparse.Namespace) -> int:
-    generation = _generation(args)
+    generation = drawing(args)
     from glm_train.bar import progress_bar
     from glm_train.predict.output import report
     from glm_train.predict.run import predict
@@ -77,27 +67,3 @@ def run(args: argparse.Namespace) -> int:
         print(f"glm-train: error: {args.source} could not be read to its end", file=sys.stderr)
         return 2
     return 0
-
-
-def _generation(args: argparse.Namespace) -> dict[str, Any]:
-    """What was said of the drawing of tokens; refuses values out of their limits."""
-    names = ("max_new_tokens", "repetition_penalty", "temperature", "top_p", "top_k", "min_p", "seed")
-    given = {name: value for name in names if (value := getattr(args, name)) is not None}
-    limits = {
-        "max_new_tokens": (1, 2**31, "at least 1"),
-        "temperature": (0.01, 100, "from 0.01 to 100; leave it out for the likeliest tokens"),
-        "repetition_penalty": (0.01, 100, "from 0.01 to 100; 1 is no penalty"),
-        "min_p": (0, 1, "from 0 to 1"),
-        "top_p": (1e-9, 1, "above 0 and at most 1"),
-        "top_k": (0, 2**31, "at least 1, or 0 for all tokens"),
-        "seed": (0, 2**63 - 1, "from 0 to 2**63 - 1"),
-    }
-    for name, value in given.items():
-        low, high, wanted = limits[name]
-        if not low <= value <= high:
-            raise ConfigError(f"--{name.replace('_', '-')} {value}: must be {wanted}")
-    if "temperature" not in given and (drawn := [n for n in names[3:] if n in given]):
-        raise ConfigError(
-            f"--{drawn[0].replace('_', '-')} needs --temperature: without it the likeliest token is taken"
-        )
-    return given

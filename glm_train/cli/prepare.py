@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from glm_train.cli.arguments import add_recipe
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
@@ -11,10 +13,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="tokenise a run's data ahead of time",
         description="Read and tokenise the data of a run into the cache, where `fit` and `preview` find it.",
     )
-    parser.add_argument("recipe", help="a name that `glm-train recipes` lists, or the path of a YAML file")
-    parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="settings that replace the recipe's"
-    )
+    add_recipe(parser)
 
 
 def run(args: argparse.Namespace) -> int:

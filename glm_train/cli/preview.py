@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from glm_train.cli.arguments import add_recipe
 from glm_train.errors import CheckFailed, ConfigError
 
 if TYPE_CHECKING:
@@ -25,10 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description="Show the examples of a run as they would be trained, then a report. Exit code 3 where a rule is"
         " broken: nothing trained in an example, a header trained, an answer without stop token, leakage.",
     )
-    parser.add_argument("recipe", help="a name that `glm-train recipes` lists, or the path of a YAML file")
-    parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="settings that replace the recipe's"
-    )
+    add_recipe(parser)
     parser.add_argument(
         "--examples", type=int, metavar="N", help=f"how many examples (default {_SHOWN}; --json: all)"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from glm_train.cli.arguments import add_recipe
 from glm_train.config.compose import compose
 from glm_train.config.yaml_text import to_yaml
 
@@ -15,12 +16,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="print the resolved configuration of a run, without starting it",
         description="Print the whole configuration that `fit` would run, checked. It is itself a recipe.",
     )
-    parser.add_argument(
-        "recipe", metavar="RECIPE", help="a name from `glm-train recipes`, or a path to a YAML file"
-    )
-    parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="settings that replace the recipe's"
-    )
+    add_recipe(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -81,8 +81,8 @@ def test_a_seed_reproduces_and_the_default_is_zero(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--min-p", "0.1"], "--min-p and --seed need --temperature"),
-        (["--top-k", "0"], "need --temperature"),
+        (["--min-p", "0.1"], "--min-p needs --temperature"),
+        (["--top-k", "0"], "--top-k needs --temperature"),
         (["--temperature", "1", "--min-p", "1.5"], "--min-p 1.5: must be from 0 to 1"),
         (["--temperature", "1", "--min-p", "nan"], "--min-p nan: must be from 0 to 1"),
         (["--temperature", "1", "--top-k", "-1"], "--top-k -1: must be at least 1, or 0 for all tokens"),
