@@ -201,6 +201,8 @@ def _read_defaults(document: Document, faults: Faults) -> None:
         elif isinstance(entry, dict) and len(entry) == 1:
             (key, choice), *_ = entry.items()
             _read_pick(document, str(key), choice, place, is_base, faults)
+            group = str(key).removeprefix("override ").strip()
+            document.lines.setdefault((group, "name"), document.lines["defaults", str(index)])
         else:
             faults.add(
                 f"defaults: {entry!r} is neither a recipe's name nor `override GROUP: CHOICE` ({place})."

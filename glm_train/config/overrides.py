@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from glm_train.config.documents import choice_fault, is_choice, reference_fault
@@ -40,11 +40,15 @@ class Setting:
     removes: bool = False
 
     @property
-    def place(self) -> str:
-        """Where the value came from. A value that looks like a secret is not repeated."""
+    def shown(self) -> str:
+        """The argument. A value that looks like a secret is not repeated."""
         key, _, _ = self.argument.partition("=")
-        shown = f"{key}=***" if _SECRET.search(key) else self.argument
-        return f"{shown} on the command line"
+        return f"{key}=***" if _SECRET.search(key) else self.argument
+
+    @property
+    def place(self) -> str:
+        """Where the value came from."""
+        return f"{self.shown} on the command line"
 
 
 @dataclass
@@ -53,6 +57,7 @@ class CommandLine:
 
     settings: list[Setting] = field(default_factory=list)
     picks: dict[str, str] = field(default_factory=dict)  # group -> choice
+    chosen: dict[str, Setting] = field(default_factory=dict)  # group -> where it was chosen
 
 
 def parse_overrides(arguments: Sequence[str], faults: Faults) -> CommandLine:
@@ -146,6 +151,7 @@ def _sort_in(setting: Setting, command: CommandLine, faults: Faults) -> None:
             faults.add(choice_fault(group, setting.text or setting.value, setting.place), (group,))
         else:
             command.picks[group] = setting.value
+            command.chosen[group] = replace(setting, path=(group, "name"))
         return
     bad = first_bad_reference(setting.value)
     if bad is not None:

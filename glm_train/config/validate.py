@@ -10,7 +10,7 @@ from glm_train.config.conflicts import find_conflicts
 from glm_train.config.convert import Mismatch, convert
 from glm_train.config.documents import Document
 from glm_train.config.faults import Faults, KeyPath, dotted, either
-from glm_train.config.overrides import CommandLine
+from glm_train.config.overrides import CommandLine, Setting
 from glm_train.config.paths import recipes_dir
 from glm_train.config.schema import CHOICES, SECTIONS, RunConfig
 from glm_train.errors import nearest
@@ -27,13 +27,29 @@ class Origin:
 
     def place(self, path: KeyPath) -> str:
         """In words, for the end of a message."""
-        for setting in reversed(self.command.settings):
-            if setting.path[: len(path)] == path or path[: len(setting.path)] == setting.path:
-                return setting.place
+        if setting := self._typed(path):
+            return setting.place
         for document in reversed(self.documents):
             if path in document.lines:
                 return document.place(path)
         return self.place(path[:-1]) if len(path) > 1 else self.documents[-1].place()
+
+    def cause(self, paths: list[KeyPath]) -> str:
+        """Of several keys that do not go together, those that the command line sets, or else the place of the first."""
+        typed = dict.fromkeys(setting.shown for path in paths if (setting := self._typed(path)))
+        if not typed:
+            return self.place(paths[0])
+        *first, last = typed
+        return (
+            f"{', '.join(first)} and {last} on the command line" if first else f"{last} on the command line"
+        )
+
+    def _typed(self, path: KeyPath) -> Setting | None:
+        """The argument that sets this key, or one above or below it."""
+        for setting in (*self.command.chosen.values(), *reversed(self.command.settings)):
+            if setting.path[: len(path)] == path or path[: len(setting.path)] == setting.path:
+                return setting
+        return None
 
     def written(self, path: KeyPath) -> str | None:
         """The letters that the user typed for this key on the command line, unquoted."""
@@ -133,9 +149,10 @@ def build_run_config(
             values[field.name] = _value(tree[field.name], hints[field.name], path, origin, faults)
         elif path not in faults.keys:
             values[field.name] = _build_section(tree[field.name], owner, path, origin, faults)
-    for fault, key in find_conflicts(values):
-        if not faults.covers(key):
-            faults.add(f"{fault} ({origin.place(key)}).")
+    for fault, keys in find_conflicts(values):
+        paths = [tuple(key.split(".")) for key in keys]
+        if not any(map(faults.covers, paths)):
+            faults.add(f"{fault} ({origin.cause(paths)}).")
     return None if faults.lines else RunConfig(**values)
 
 

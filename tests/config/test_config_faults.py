@@ -95,7 +95,13 @@ def told(recipe: str, *overrides: str) -> str:
         ("trainer.precision=fp23", ["expected fp32 or bf16-mixed, got 'fp23'", "Did you mean 'fp32'?"]),
         ("model.dtype=bf16", ["model.dtype=bf16", "use bf16-mixed"]),
         ("model.bidirectional=true", ["model.bidirectional=true", "for classification"]),
-        ("task=token_classification", ["reads data=tokens", "add data=tokens"]),
+        (
+            "task=token_classification",
+            [
+                "reads data=tokens",
+                "use data=tokens, or task=chat (task=token_classification on the command line)",
+            ],
+        ),
         ("data=sequence", ["task=chat reads data=chat", "data=sequence is chosen"]),
         ("run_name=''", ["run_name: must be something, not an empty text"]),
         ("run_name=[a]", ["run_name: expected a text or null, got ['a']"]),
@@ -152,6 +158,40 @@ def test_one_fault(argument: str, parts: list[str]) -> None:
 )
 def test_keys_that_contradict_each_other(arguments: list[str], part: str) -> None:
     assert part in told("quickstart", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "arguments", "place"),
+    [
+        ("tiny_sequence", ["data=tokens"], "data=tokens on the command line"),
+        ("tiny_sequence", ["data.train=x", "data.name=tokens"], "data.name=tokens on the command line"),
+        ("tiny_sequence", ["task=chat"], "task=chat on the command line"),
+        ("tiny_sequence", ["task=chat", "data=tokens"], "data=tokens and task=chat on the command line"),
+        ("glm4_9b_chat_qlora", ["parallel=fsdp"], "parallel=fsdp on the command line"),
+        ("tiny_chat_full_fsdp", ["parallel=single"], "parallel=single on the command line"),
+        ("tiny_sequence", ["data.packing=false"], "data.packing=false on the command line"),
+        ("tiny_sequence", ["data.max_length=1024"], "data.max_length=1024 on the command line"),
+        ("tiny_sequence", ["~data.validation"], "~data.validation on the command line"),
+        ("quickstart", ["schedule.warmup_steps=3"], "schedule.warmup_steps=3 on the command line"),
+        (
+            "quickstart",
+            ["data.validation=[a,b]", "data.validation_fraction=0.1"],
+            "data.validation_fraction=0.1 and data.validation=[a,b] on the command line",
+        ),
+    ],
+)
+def test_a_conflict_names_the_words_of_the_command_line_that_made_it(
+    recipe: str, arguments: list[str], place: str
+) -> None:
+    assert f"({place})." in told(recipe, *arguments)
+
+
+def test_a_conflict_inside_a_recipe_names_the_line_of_the_choice(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("defaults:\n  - tiny_sequence\n  - override data: tokens\n  - _self_\nseed: 1\n")
+    assert told(str(recipe)).endswith(f"use data=sequence, or task=token_classification ({recipe}:3).")
+    recipe.write_text("defaults:\n  - tiny_sequence\n  - _self_\ndata:\n  name: tokens\n")
+    assert told(str(recipe)).endswith(f"({recipe}:5).")
 
 
 @pytest.mark.parametrize(
