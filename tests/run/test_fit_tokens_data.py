@@ -17,8 +17,8 @@ from glm_train.data.sequence_targets import class_weights
 from glm_train.data.store import CONTINUES, IGNORE
 from glm_train.errors import ConfigError, DataError
 from support.classifier_folder import write_lines
-from support.fitted import configured, logits_of, result, same, saved_config, scalars
-from support.fitted_words import NAMES, SENTENCES, TASK, conll, records, words
+from support.fitted import configured, logits_of, saved_config, scalars
+from support.fitted_words import NAMES, SENTENCES, TASK, conll, words
 from support.runs import rows
 
 
@@ -118,35 +118,12 @@ def test_no_record_is_on_both_sides_of_a_split(tmp_path: Path, model_folder: Pat
     assert run.fit(config, "test").metrics["val/loss"] > 0
 
 
-def test_streaming_gives_the_same_weights(tmp_path: Path, model_folder: Path) -> None:
-    train = records(tmp_path / "train.jsonl")
-    settings = {"data__max_length": 12, "data__validation_fraction": 0.3, "task__class_weights": "balanced"}
-    for name, streaming in (("kept", False), ("streamed", True)):
-        run.fit(
-            configured(TASK, model_folder, train, tmp_path / name, data__streaming=streaming, **settings),
-            "test",
-        )
-    assert same(result(tmp_path / "streamed"), result(tmp_path / "kept"))
-
-
 @pytest.mark.parametrize("name", ["train.jsonl", "train.conll"])
 def test_columns_cannot_be_streamed(tmp_path: Path, model_folder: Path, name: str) -> None:
     train = conll(tmp_path / name)
     settings: dict[str, Any] = {"data__format": "conll", "data__streaming": True}
     with pytest.raises(DataError, match=rf"{name}: data\.streaming .* JSON Lines"):
         run.fit(configured(TASK, model_folder, train, tmp_path / "run", **settings), "test")
-
-
-def test_weights_of_files(tmp_path: Path, model_folder: Path) -> None:
-    first, second = conll(tmp_path / "a.conll", SENTENCES[:2]), conll(tmp_path / "b.conll", SENTENCES[2:])
-    twice = [SENTENCES[0], SENTENCES[0], SENTENCES[1], SENTENCES[1], *SENTENCES[2:]]
-    both = conll(tmp_path / "both.conll", twice)
-    weighted: Any = [f"{first}:2", second]
-    for name, train in (("weighted", weighted), ("written", both)):
-        run.fit(
-            configured(TASK, model_folder, train, tmp_path / name, task__class_weights="balanced"), "test"
-        )
-    assert same(result(tmp_path / "weighted"), result(tmp_path / "written"))
 
 
 def test_parts_of_speech_are_labels_of_single_words(tmp_path: Path, model_folder: Path) -> None:
@@ -172,13 +149,6 @@ def test_a_measure_of_single_words_is_refused_for_entities(tmp_path: Path, model
     with pytest.raises(ConfigError, match=r"task\.metric=val/f1_micro.*val/f1, val/loss"):
         run.fit(config, "test")
     assert not (tmp_path / "run").exists()
-
-
-def test_a_tag_that_only_validation_has_is_refused_with_its_place(tmp_path: Path, model_folder: Path) -> None:
-    train, held = conll(tmp_path / "train.conll"), conll(tmp_path / "held.conll", ["Opel/B-LOK is/O"])
-    config = configured(TASK, model_folder, train, tmp_path / "run", data__validation=held)
-    with pytest.raises(DataError, match=r"held\.conll:1: .*'LOK'.*LOC"):
-        run.fit(config, "test")
 
 
 @pytest.mark.parametrize("names", [["PER", "LOC"], ["O", "B-LOC", "B-PER", "I-PER"]])

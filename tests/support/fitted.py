@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,11 @@ from safetensors.numpy import load_file
 
 from glm_train.config.compose import compose
 from glm_train.config.schema import RunConfig
+from glm_train.run import fit
 from support.runs import rows
 
+# Settings of a run that keeps the state of every step, and its best model.
+KEEPS_ALL = {"trainer__save_every": 1, "trainer__keep": 100, "trainer__result": "best"}
 DATA = {"sequence_classification": "sequence", "token_classification": "tokens", "chat": "chat"}
 
 
@@ -75,6 +78,43 @@ def cut_back(whole: Path, part: Path, step: int) -> Path:
             if int(kept.name.removeprefix("step-")) > step:
                 shutil.rmtree(kept)
     return part
+
+
+def ends_as_if_never_stopped(config: Callable[..., RunConfig], whole: Path, part: Path, step: int) -> None:
+    """Stop a run that kept the state of every step after `step`, in a copy, and go on: no bit of it is another.
+
+    `config(output, resume="auto")` is what it was started with.
+    """
+    cut_back(whole, part, step)
+    steps = max(int(path.name.removeprefix("step-")) for path in (whole / "checkpoints").iterdir())
+    assert fit(config(part, resume="auto"), "test").steps == steps > step
+    assert same(result(part), result(whole))
+    for later in range(step + 1, steps + 1):
+        assert same(state(part, later), state(whole, later))
+    assert rows(part / "metrics.csv") == rows(whole / "metrics.csv")
+
+
+def scores_as_in_transformers(run: Path, texts: Sequence[str], *, both_sides: bool = False) -> Any:
+    """Assert that both libraries give the run's model the same scores; transformers' model, and its scores."""
+    import transformers
+
+    import glm_train
+
+    (name,) = saved_config(run)["architectures"]
+    ours, theirs = (
+        getattr(package, name).from_pretrained(run / "model") for package in (glm_train, transformers)
+    )
+    if both_sides:  # transformers has a switch for it, which it does not read from the file
+        for module in theirs.modules():
+            if hasattr(module, "is_causal"):
+                module.is_causal = False
+        theirs.config.is_causal = False
+    tokenizer = transformers.AutoTokenizer.from_pretrained(run / "model")
+    documents = [tokenizer(text)["input_ids"] for text in texts]
+    expected = logits_of(theirs, documents)
+    for mine, reference in zip(logits_of(ours, documents), expected, strict=True):
+        assert torch.allclose(mine, reference, atol=1e-5)
+    return theirs, expected
 
 
 def scalars(run: Path, name: str) -> dict[int, float]:

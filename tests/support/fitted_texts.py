@@ -19,6 +19,7 @@ TEXTS = [
     ("今天北京的天气怎么样？", "weather"),
 ]
 NAMES = ["answer", "mood", "weather"]
+RECORDS = [{"text": text, "label": name} for text, name in TEXTS]
 
 
 def texts(path: Path, label: Any = None) -> Path:

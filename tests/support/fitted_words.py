@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from support.classifier_folder import write_lines
-
 TASK = "token_classification"
 SENTENCES = [
     "Anna/B-PER Lee/I-PER sings/O in/O Paris/B-LOC",
@@ -28,6 +26,9 @@ def conll(path: Path, sentences: list[str] = SENTENCES) -> Path:
     return path
 
 
-def records(path: Path, sentences: list[str] = SENTENCES) -> Path:
-    pairs = [list(zip(*words(one), strict=True)) for one in sentences]
-    return write_lines(path, [{"tokens": list(tokens), "tags": list(tags)} for tokens, tags in pairs])
+def record(sentence: str) -> dict[str, list[str]]:
+    tokens, tags = zip(*words(sentence), strict=True)
+    return {"tokens": list(tokens), "tags": list(tags)}
+
+
+RECORDS = [record(one) for one in SENTENCES]
