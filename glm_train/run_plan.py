@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glm_train import dist
-from glm_train.build_data import PreparedData
+from glm_train.build_data import METRICS, PreparedData
 from glm_train.data.plan import PLAN_VERSION, count_microbatches
 from glm_train.data.store import ExampleStore
 from glm_train.errors import ConfigError
@@ -18,6 +18,9 @@ from glm_train.text.tokenizer import GlmTokenizer
 
 if TYPE_CHECKING:
     from glm_train.config.schema import RunConfig
+
+_EXAMPLES = "data.train (its examples)"
+_MAY_BEGIN = ("task.metric", "data.validation (its examples)")  # or end: comparing validations
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,32 @@ def plan_position(
     return {
         "model.path (its config.json)": hashlib.sha256(shape.encode()).hexdigest()[:16],
         "model.path (its tokenizer)": tokenizer.fingerprint[:16],
-        "data.train (its examples)": data.train.fingerprint[:16],
+        _EXAMPLES: data.train.fingerprint[:16],
         "labels": list(data.labels.names) if data.labels else None,
         "adapter": adapter_settings(config),
+        "task.class_weights": class_weights_of(config),
+        **compared(config, data),
         "seed": config.seed,
         "microbatches_per_step": plan.microbatches_per_step,
         "token_budget": plan.token_budget,
         "documents": plan.documents,
         "plan_version": PLAN_VERSION,
+    }
+
+
+def class_weights_of(config: RunConfig) -> str | None:
+    """What the losses of the classes are multiplied by; None where it is nothing, also for chat."""
+    chosen = getattr(config.task, "class_weights", "none")
+    return None if chosen == "none" else str(chosen)
+
+
+def compared(config: RunConfig, data: PreparedData) -> dict[str, Any]:
+    """What the best validation so far was best at, and on what; None where nothing depends on it."""
+    counts = config.trainer.result == "best" or config.trainer.patience is not None
+    validation = data.validation if counts else None
+    return {
+        "task.metric": config.task.metric or METRICS[data.problem][0] if counts else None,
+        "data.validation (its examples)": validation and validation.fingerprint[:16],
     }
 
 
@@ -83,9 +104,15 @@ def refuse_other_plan(
 ) -> None:
     """A state counts the steps of its own plan: under another one, going on would skip or repeat examples."""
     changed = [
-        f"{key} was {saved.get(key)!r} and is {now[key]!r}" for key in now if saved.get(key) != now[key]
+        f"{key} was {saved.get(key)!r} and is {now[key]!r}"
+        for key in now
+        if saved.get(key) != now[key] and not (key in _MAY_BEGIN and None in (saved.get(key), now[key]))
     ]
     if changed:
+        if saved.get(_EXAMPLES) != now[_EXAMPLES]:
+            changed.append(
+                "a file of data.train is another, or a setting of data or task that makes examples of it"
+            )
         key = "microbatches_per_step"
         if saved.get(key) != now[key]:
             changed.append(f"batch.accumulate times the number of processes must be {saved.get(key)}")
