@@ -27,6 +27,7 @@ from glm_train.callbacks.resume import Resumed, ResumeState, trained_weights
 from glm_train.callbacks.samples import SampleAnswers
 from glm_train.callbacks.validation import ValidationSchedule
 from glm_train.checkpoint.pretrained import Pretrained
+from glm_train.checkpoint.writer import StateWriter
 from glm_train.config.schema import TensorBoardLogger, WandbLogger
 from glm_train.data.datamodule import GlmDataModule
 from glm_train.model.flops import trained_model_flops
@@ -84,12 +85,14 @@ def build_callbacks(
     )
     every = config.trainer.validate_every or plan.steps_per_epoch
     validation = ValidationSchedule(every, plan.total_steps, enabled=validate)
+    writer = StateWriter(background=config.trainer.async_save)
     keeps = validate and config.trainer.result == "best"
     best = BestModel(
         best_metric(config, data),
         directory=folder.best if keeps else None,
         patience=config.trainer.patience,
         weights=trained_weights,
+        writer=writer,
         best=Best(**resumed.best) if resumed else None,
     )
     state = ResumeState(
@@ -100,12 +103,15 @@ def build_callbacks(
         metrics=metrics,
         validation=validation,
         best=best,
+        writer=writer,
         resumed=resumed,
     )
     samples = _samples(config, folder, plan, data, tokenizer, resumed)
-    stop = StopOnSignal(state.save, plan.total_steps)
+    stop = StopOnSignal(state.save_now, plan.total_steps)
     # Order matters: values are logged before they are shown, and all rows of a step before its state is saved.
-    return RunCallbacks([validation, metrics, ProgressReport(metrics), *samples, best, state, stop], best)
+    return RunCallbacks(
+        [validation, metrics, ProgressReport(metrics), *samples, best, state, stop], best, writer
+    )
 
 
 def _samples(
@@ -136,10 +142,11 @@ def _samples(
 
 @dataclass(frozen=True)
 class RunCallbacks:
-    """All callbacks of a run in their order, and the one that a run asks for its best model."""
+    """All callbacks of a run in order, the one that a run asks for its best model, and what saves their states."""
 
     all: list[Callback]
     best: BestModel
+    writer: StateWriter
 
 
 def build_loggers(config: RunConfig, folder: RunFolder, resumed_step: int) -> list[Logger]:

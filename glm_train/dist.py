@@ -7,11 +7,17 @@ that believed them would train on its share of the data alone.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+# What the calls of this thread go over; None: the default group. Two threads must not share one.
+_group: ContextVar[Any] = ContextVar("group", default=None)
 
 
 def is_launched() -> bool:
@@ -61,7 +67,7 @@ def gather_objects(value: Any) -> list[Any]:
     if dist is None or dist.get_world_size() == 1:
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=_group.get())
     return values
 
 
@@ -71,8 +77,25 @@ def from_rank_0(value: Any) -> Any:
     if dist is None or dist.get_world_size() == 1:
         return value
     values = [value]
-    dist.broadcast_object_list(values, src=0)
+    dist.broadcast_object_list(values, src=0, group=_group.get())
     return values[0]
+
+
+def new_group() -> Any:
+    """Another process group of all ranks, on the CPU, for the calls of another thread; None when unlaunched. All ranks
+    call this together."""
+    dist = _distributed()
+    return dist.new_group(backend="gloo") if dist else None
+
+
+@contextmanager
+def over(group: Any) -> Iterator[None]:
+    """Inside, in this thread, objects go over `group`."""
+    token = _group.set(group)
+    try:
+        yield
+    finally:
+        _group.reset(token)
 
 
 def wait_for_all() -> None:

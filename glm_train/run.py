@@ -93,7 +93,7 @@ def fit(
     )
     module = build.build_datamodule(config, plan, data, task.step)
     best = callbacks.best
-    _train(trainer, task, module, plan, data.train, folder, best, validate_first=unvalidated)
+    _train(trainer, task, module, plan, data.train, folder, callbacks, validate_first=unvalidated)
     if best.directory is not None and best.best.step != task.step:
         restore_weights(model, {"model": best.weights()})
     return _finish(config, folder, model, tokenizer, task, best)
@@ -173,7 +173,7 @@ def _train(
     plan: RunPlan,
     train: ExampleStore,
     folder: RunFolder,
-    best: BestModel,
+    callbacks: build.RunCallbacks,
     *,
     validate_first: bool,
 ) -> None:
@@ -181,16 +181,20 @@ def _train(
     try:
         if validate_first:
             trainer.validate(task, datamodule=data, verbose=False)
-        if task.step < plan.total_steps and not best.exhausted:
+        if task.step < plan.total_steps and not callbacks.best.exhausted:
             trainer.fit(task, datamodule=data)
+        callbacks.writer.wait()
         for logger in trainer.loggers:
             logger.save()
-    except NonFiniteError as error:
-        documents = [d for share in dist.gather_objects(error.documents) for d in share]
-        raise NonFiniteError(f"{error}\n{_sources(train, documents)}") from None
     except Stopped as stopped:
         stopped.folder = folder.path
         raise
+    except Exception as error:
+        callbacks.writer.finish()
+        if not isinstance(error, NonFiniteError):
+            raise
+        documents = [d for share in dist.gather_objects(error.documents) for d in share]
+        raise NonFiniteError(f"{error}\n{_sources(train, documents)}") from None
 
 
 def _refuse_ranks(config: RunConfig) -> None:

@@ -14,8 +14,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from glm_train import dist
-from glm_train.checkpoint.sharded import open_state, save_together
+from glm_train.checkpoint.sharded import open_state
 from glm_train.checkpoint.slices import SavedTensor
+from glm_train.checkpoint.writer import StateWriter
 from glm_train.errors import CheckpointError, ConfigError, nearest
 from glm_train.tasks.base import GlmTask
 
@@ -56,6 +57,7 @@ class BestModel(Callback):
         directory: Path | None,
         patience: int | None,
         weights: Callable[[nn.Module], dict[str, Tensor]],
+        writer: StateWriter,
         best: Best | None = None,
     ) -> None:
         self.metric, self.directory, self.patience = metric, directory, patience
@@ -64,7 +66,7 @@ class BestModel(Callback):
             # The state is from before a later best, or from a run that kept none: the next validation is the best.
             self.best = Best(waited=self.best.waited)
         self.tables: list[str] = []  # of the best validation; none where it was before a resume
-        self._weights = weights
+        self._weights, self._writer = weights, writer
 
     @property
     def exhausted(self) -> bool:
@@ -122,9 +124,15 @@ class BestModel(Callback):
         name = STATE_NAME.format(step=task.step)
         meta = {"metric": self.metric, **self.as_meta()}
         tensors = {"model": self._weights(task.model)}
-        save_together(self.directory, name, tensors=tensors, own={}, meta=meta)
-        # The one before stays: a run that is killed now goes on from a state that still names it. Others go, also later
-        # ones: they are of a course of the run that was left, when it was resumed from before them.
+        kept = {self._folder(before), self._folder(task.step)}
+        self._writer.save(
+            self.directory, name, tensors=tensors, own={}, meta=meta, then=lambda: self._remove_others(kept)
+        )
+
+    def _remove_others(self, kept: set[Path]) -> None:
+        """The one before stays: a run that is killed now goes on from a state that still names it. Others go, also
+        later ones: they are of a course of the run that was left, when it was resumed from before them."""
+        assert self.directory is not None
         if dist.rank() == 0:
-            for other in set(self.directory.glob("step-*")) - {self._folder(before), self._folder(task.step)}:
+            for other in set(self.directory.glob("step-*")) - kept:
                 shutil.rmtree(other, ignore_errors=True)

@@ -17,8 +17,8 @@ from glm_train.callbacks.metrics import MetricsLogger
 from glm_train.callbacks.validation import ValidationSchedule
 from glm_train.checkpoint.resume import prune
 from glm_train.checkpoint.sharded import open_state as open_saved
-from glm_train.checkpoint.sharded import save_together
 from glm_train.checkpoint.slices import Saved, like, put
+from glm_train.checkpoint.writer import StateWriter
 from glm_train.errors import CheckpointError
 from glm_train.tasks.base import GlmTask
 
@@ -62,11 +62,12 @@ class ResumeState(Callback):
         metrics: MetricsLogger,
         validation: ValidationSchedule,
         best: BestModel,
+        writer: StateWriter,
         resumed: Resumed | None = None,
     ) -> None:
         self.directory, self.every, self.keep = directory, every, keep
         self.position, self.metrics, self.validation, self.best = position, metrics, validation, best
-        self._resumed = resumed
+        self._writer, self._resumed = writer, resumed
         self._saved_step = self._validated_step = -1
 
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
@@ -89,7 +90,7 @@ class ResumeState(Callback):
             self.save(trainer, task)
 
     def save(self, trainer: Trainer, task: GlmTask) -> None:
-        """Save the state after the step just done, unless that is done already."""
+        """Save the state after the step just done, unless that is done already; `writer` says when it is there."""
         if self._saved_step == task.step:
             return
         for logger in trainer.loggers:
@@ -104,10 +105,18 @@ class ResumeState(Callback):
         }
         name = STATE_NAME.format(step=task.step)
         tensors = state_tensors(task, trainer.optimizers[0])
-        save_together(self.directory, name, tensors=tensors, own={"random": random_state()}, meta=meta)
+        own = {"random": random_state()}
+        self._writer.save(self.directory, name, tensors=tensors, own=own, meta=meta, then=self._prune)
+        self._saved_step = task.step
+
+    def save_now(self, trainer: Trainer, task: GlmTask) -> None:
+        """`save`, and return when all states are on the disk."""
+        self.save(trainer, task)
+        self._writer.wait()
+
+    def _prune(self) -> None:
         if dist.rank() == 0:
             prune(self.directory, self.keep)
-        self._saved_step = task.step
 
     def _due(self, step: int) -> bool:
         return step % self.every == 0 or step == self.metrics.total_steps or self.best.exhausted

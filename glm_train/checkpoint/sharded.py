@@ -60,11 +60,35 @@ def save_together(
     `own` are each process's alone. Alone, a process saves as `save_state` does. Raises `CheckpointError`, on all
     processes, where one of them cannot save; earlier states are then as they were.
     """
-    if dist.world_size() == 1:
-        plain = {g: {n: own_rows(t)[0] for n, t in named.items()} for g, named in tensors.items()}
-        return save_state(directory, name, tensors={**plain, **own}, meta=meta)
+    return prepare_save(directory, name, tensors=tensors, own=own, meta=meta)()
+
+
+def prepare_save(
+    directory: str | Path,
+    name: str,
+    *,
+    tensors: Groups,
+    own: Groups,
+    meta: Mapping[str, Any],
+    copied: bool = False,
+) -> Callable[[], Path]:
+    """`save_together` in two parts: what is to be saved is taken now, and every process calls the result to save it.
+
+    `copied`: into memory of the CPU, so that the tensors may change before it is saved.
+    """
     directory, text = Path(directory), plain_json(meta)
+    if dist.world_size() == 1:
+        plain = {g: {n: own_rows(t)[0] for n, t in named.items()} for g, named in {**tensors, **own}.items()}
+        whole = _copies(plain) if copied else plain
+        return lambda: save_state(directory, name, tensors=whole, meta=json.loads(text))
     mine, places = _my_part(tensors, own)
+    part = _copies(mine) if copied else mine
+    return lambda: _save_parts(directory, name, part, places, text)
+
+
+def _save_parts(
+    directory: Path, name: str, mine: dict[str, dict[str, Tensor]], places: dict[str, Any], text: str
+) -> Path:
     sizes = dist.gather_objects(sum(stored_bytes(part) for part in mine.values()))
     needed = sum(sizes) + len(text.encode())
     draft = directory / dist.from_rank_0(draft_of(name))
@@ -74,6 +98,13 @@ def save_together(
         parts = _everyone(lambda: (_write_part(draft, mine, needed), places))
         _everyone(lambda: _finish(draft, directory / name, parts, text, needed) if dist.rank() == 0 else None)
     return directory / name
+
+
+def _copies(groups: Groups) -> dict[str, dict[str, Tensor]]:
+    return {
+        group: {name: tensor.detach().to("cpu", copy=True) for name, tensor in named.items()}
+        for group, named in groups.items()
+    }
 
 
 def open_state(
