@@ -133,7 +133,12 @@ def check_attention(config: RunConfig) -> None:
 def _adapt(model: Pretrained, adapter: LoraAdapter, tokenizer: GlmTokenizer, device: str) -> list[str]:
     if isinstance(adapter, QloraAdapter):
         quantize_base(model, device=device)
-    settings = LoraSettings(
+    return add_adapter(model, lora_settings(adapter, tokenizer)).lines()
+
+
+def lora_settings(adapter: LoraAdapter, tokenizer: GlmTokenizer) -> LoraSettings:
+    """The settings of an adapter, its new tokens as ids."""
+    return LoraSettings(
         r=adapter.r,
         alpha=adapter.alpha,
         dropout=adapter.dropout,
@@ -144,4 +149,3 @@ def _adapt(model: Pretrained, adapter: LoraAdapter, tokenizer: GlmTokenizer, dev
         modules_to_save=adapter.modules_to_save,
         new_tokens=token_ids(adapter.new_tokens, tokenizer),
     )
-    return add_adapter(model, settings).lines()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from glm_train.adapters.agreement import Agreement, same_answers, same_tensors, 
 from glm_train.adapters.base_file import BASE_NAME
 from glm_train.adapters.config_file import CONFIG_NAME as ADAPTER_CONFIG
 from glm_train.adapters.folder import WEIGHTS_NAME
-from glm_train.adapters.opened import Opened, base_of, config_of, open_files
+from glm_train.adapters.opened import Opened, open_files
 from glm_train.adapters.stream_merge import open_adapter
 from glm_train.bar import Progress, silent
 from glm_train.build_model import MODELS
@@ -31,7 +32,6 @@ from glm_train.checkpoint.disk import disk_errors
 from glm_train.checkpoint.new_folder import free_place, published
 from glm_train.checkpoint.pretrained import GENERATION_NAME, read_generation, write_generation
 from glm_train.checkpoint.safetensors_file import Deferred
-from glm_train.checkpoint.vocabulary import check_vocabulary
 from glm_train.checkpoint.weights import MAX_SHARD_BYTES, save_weights
 from glm_train.convert import LAYOUTS, convert
 from glm_train.data.sequence_examples import sequence_ids
@@ -40,12 +40,11 @@ from glm_train.errors import CheckFailed, ConfigError, nearest
 from glm_train.hub import resolve_folder
 from glm_train.model import chatglm_config
 from glm_train.model.config import GlmConfig
-from glm_train.run_folder import find_model
-from glm_train.run_result import with_stops
+from glm_train.run_folder import find_model, find_state
+from glm_train.run_result import run_of, with_stops
 from glm_train.text.chat import Conversation, Message, encode_prompt
-from glm_train.text.tokenizer import GlmTokenizer
 from glm_train.text.words import split_words
-from glm_train.trained_model import task_of
+from glm_train.trained_model import StoredModel, open_saved, open_stored, task_of
 
 DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 PROMPTS = {
@@ -63,7 +62,7 @@ _BIDIRECTIONAL = (
 @dataclass(frozen=True)
 class Export:
     """What was written: `files` with their sizes in bytes, `merged` of the `tensors` changed by an adapter. `base` is
-    the folder of an adapter's base."""
+    the folder of an adapter's base, `state` the saved state that the weights came from."""
 
     task: str
     files: dict[str, int]
@@ -72,18 +71,7 @@ class Export:
     merged: int
     base: Path | None
     agreement: Agreement
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A run's result, checked. Its weights lie in `base`, which is `folder` itself where no adapter was trained."""
-
-    folder: Path
-    base: Path
-    task: str
-    config: GlmConfig
-    files: Opened
-    tokenizer: GlmTokenizer
+    state: Path | None = None
 
 
 def export(
@@ -99,7 +87,8 @@ def export(
     warn: Callable[[str], None] = lambda _: None,
     progress: Progress = silent,
 ) -> Export:
-    """Write the model of `run` (a run folder, a model or adapter folder, a hub id) to the new folder `out`.
+    """Write the model of `run` (a run folder, one of its states, a model or adapter folder, a hub id) to the new folder
+    `out`.
 
     `adapter` copies an adapter as it is, in PEFT's format; else it is merged into its base. `dtype`: `auto` keeps each
     tensor's, for a merged model that of its base (and of the trained classification head). `layout`: `hf`, or
@@ -109,13 +98,17 @@ def export(
     run's model; `out` is not there then.
     """
     _check_choices(dtype, layout, tolerance)
-    found = _open(run)
-    place = _free_place(Path(out), found)
-    _check_fit(found, adapter, dtype, layout)
-    ids_BT = _prompt_ids(found, prompt)
-    for text in _warnings(found, adapter):
-        warn(text)
-    with torch.no_grad(), published(place) as part:
+    saved = find_state(run)
+    source = saved or resolve_folder(find_model(run))
+    place = _free_place(Path(out), source)
+    with torch.no_grad(), ExitStack() as stack:
+        found = open_stored(source) if saved is None else open_saved(saved, place, stack)
+        _refuse_inside(place, out, found.base)
+        _check_fit(found, adapter, dtype, layout)
+        ids_BT = _prompt_ids(found, prompt)
+        for text in _warnings(found, adapter):
+            warn(text)
+        part = stack.enter_context(published(place))
         if adapter:
             counts, agreement = _export_adapter(found, part, ids_BT, progress)
         else:
@@ -131,8 +124,8 @@ def export(
             merged = found.files.adapter.changed() if found.files.adapter else ()
             counts = (str(config.dtype), len(state), len(merged))
         sizes = {str(f.relative_to(part)): f.stat().st_size for f in sorted(part.rglob("*")) if f.is_file()}
-    base = None if found.base == found.folder else found.base
-    return Export(found.task, sizes, *counts, base, agreement)
+    base = found.base if found.files.adapter else None
+    return Export(found.task, sizes, *counts, base, agreement, saved)
 
 
 def _check_choices(dtype: str, layout: str, tolerance: float | None) -> None:
@@ -149,28 +142,23 @@ def _check_choices(dtype: str, layout: str, tolerance: float | None) -> None:
         )
 
 
-def _open(run: str) -> _Run:
-    folder = resolve_folder(find_model(run))
-    base = base_of(folder)
-    config = config_of(folder, base)
-    task = task_of(config.architectures, folder)
-    files = open_files(MODELS[task], config, folder, base)
-    own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
-    tokenizer = GlmTokenizer.from_pretrained(folder if own else base)
-    check_vocabulary(config, tokenizer)
-    return _Run(folder, base, task, config, files, tokenizer)
-
-
-def _free_place(out: Path, found: _Run) -> Path:
-    place = free_place(out, found.folder)
-    of_a_run = (found.folder.parent / "config.yaml").is_file()
-    for source in (found.folder.parent if of_a_run else found.folder, found.base):
-        if place.is_relative_to(source.resolve()):
-            raise ConfigError(f"{out} lies inside {source}, which is only read; give a folder outside it")
+def _free_place(out: Path, source: Path) -> Path:
+    """The resolved path of a folder that may be made, outside the run that `source`, a model or a state, lies in."""
+    place = free_place(out, source)
+    for run in (run_of(source), source.parent):
+        if (run / "config.yaml").is_file():
+            source = run
+            break
+    _refuse_inside(place, out, source)
     return place
 
 
-def _check_fit(found: _Run, adapter: bool, dtype: str, layout: str) -> None:
+def _refuse_inside(place: Path, out: str | Path, source: Path) -> None:
+    if place.is_relative_to(source.resolve()):
+        raise ConfigError(f"{out} lies inside {source}, which is only read; give a folder outside it")
+
+
+def _check_fit(found: StoredModel, adapter: bool, dtype: str, layout: str) -> None:
     if adapter and found.files.adapter is None:
         raise ConfigError(
             f"--adapter: {found.folder} holds a whole model, not an adapter; leave --adapter out"
@@ -183,7 +171,7 @@ def _check_fit(found: _Run, adapter: bool, dtype: str, layout: str) -> None:
         chatglm_config.from_hugging_face(found.config)
 
 
-def _prompt_ids(found: _Run, prompt: str | None) -> Tensor:
+def _prompt_ids(found: StoredModel, prompt: str | None) -> Tensor:
     """The prompt (1, T) as the task reads it: rendered by the chat template, or as a text's tokens."""
     text = PROMPTS[found.task] if prompt is None else prompt
     if not text.strip():
@@ -200,7 +188,7 @@ def _prompt_ids(found: _Run, prompt: str | None) -> Tensor:
     return torch.tensor([ids])
 
 
-def _warnings(found: _Run, adapter: bool) -> list[str]:
+def _warnings(found: StoredModel, adapter: bool) -> list[str]:
     texts = [_BIDIRECTIONAL] if found.config.bidirectional else []
     if adapter and found.files.adapter:
         parts = (
@@ -216,7 +204,7 @@ def _warnings(found: _Run, adapter: bool) -> list[str]:
     return texts
 
 
-def _config(found: _Run, state: dict[str, Deferred]) -> GlmConfig:
+def _config(found: StoredModel, state: dict[str, Deferred]) -> GlmConfig:
     name = MODELS[found.task].__name__
     name = name.replace("Glm", "Glm4", 1) if found.config.model_type == "glm4" else name
     dtype = str(state["model.embed_tokens.weight"].dtype).removeprefix("torch.")
@@ -224,7 +212,12 @@ def _config(found: _Run, state: dict[str, Deferred]) -> GlmConfig:
 
 
 def _write(
-    found: _Run, config: GlmConfig, state: dict[str, Deferred], home: Path, limit: int, progress: Progress
+    found: StoredModel,
+    config: GlmConfig,
+    state: dict[str, Deferred],
+    home: Path,
+    limit: int,
+    progress: Progress,
 ) -> None:
     total, done = sum(tensor.nbytes for tensor in state.values()), 0
 
@@ -245,7 +238,7 @@ def _write(
     found.tokenizer.save_pretrained(home)
 
 
-def _write_generation(found: _Run, home: Path) -> None:
+def _write_generation(found: StoredModel, home: Path) -> None:
     """generation_config.json, with every token that ends a turn: all of them were trained."""
     model = found.files.model
     source = found.folder if (found.folder / GENERATION_NAME).exists() else found.base
@@ -254,7 +247,7 @@ def _write_generation(found: _Run, home: Path) -> None:
 
 
 def _compare(
-    found: _Run, config: GlmConfig, home: Path, ids_BT: Tensor, allowed: float, progress: Progress
+    found: StoredModel, config: GlmConfig, home: Path, ids_BT: Tensor, allowed: float, progress: Progress
 ) -> Agreement:
     """Open what was written as anyone would, and compare its answers with the run's."""
     read = GlmConfig.from_pretrained(home)
@@ -275,7 +268,7 @@ def _to_original(part: Path, home: Path, limit: int, progress: Progress) -> None
 
 
 def _export_adapter(
-    found: _Run, part: Path, ids_BT: Tensor, progress: Progress
+    found: StoredModel, part: Path, ids_BT: Tensor, progress: Progress
 ) -> tuple[tuple[str, int, int], Agreement]:
     """PEFT's files, ours beside them, and the tokenizer; then the copy beside the same base."""
     with disk_errors(part, (found.folder / WEIGHTS_NAME).stat().st_size, "the adapter"):

@@ -7,8 +7,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from glm_train.checkpoint.resume import newest_valid
+from glm_train.checkpoint.manifest import MANIFEST_NAME, is_complete
+from glm_train.checkpoint.resume import STATE_NAME, newest_valid
 from glm_train.errors import CheckpointError, ConfigError
+
+_STATES = ("checkpoints", "best")  # the folders of a run that hold states
 
 
 @dataclass(frozen=True)
@@ -174,11 +177,13 @@ def find_model(run_or_model: str) -> str | Path:
         return run_or_model
     if _is_model(path):
         return path
+    if find_state(run_or_model) is not None:
+        raise CheckpointError(
+            f"{path}: a saved state of a run, not a model. Make one of it: glm-train export {path} FOLDER"
+        )
     if (path / "config.yaml").exists():
         if not _is_model(path / "model"):
-            raise CheckpointError(
-                f"{path}: this run has no model yet; it did not finish. Resume it with resume={path}"
-            )
+            raise CheckpointError(_unfinished(path))
         return path / "model"
     finished = [
         p
@@ -190,6 +195,39 @@ def find_model(run_or_model: str) -> str | Path:
             f"{path}: neither a model folder (no config.json) nor a run folder nor a folder of runs"
         )
     return max(finished, key=lambda p: (p / "config.yaml").stat().st_mtime) / "model"
+
+
+def find_state(word: str) -> Path | None:
+    """The saved state of a run that a user's word names: a state, or the newest of `RUN/checkpoints` or of `RUN/best`.
+
+    None for anything else. Raises `CheckpointError` for such a folder without a whole state.
+    """
+    path = Path(word)
+    if not path.is_dir():
+        return None
+    if any((path / name).is_file() for name in (MANIFEST_NAME, STATE_NAME)):
+        return path
+    here = path.absolute()
+    if here.name not in _STATES or not (here.parent / "config.yaml").is_file():
+        return None
+    if (newest := newest_state(path)) is None:
+        raise CheckpointError(f"{path}: holds no whole state of the run")
+    return newest
+
+
+def newest_state(directory: Path) -> Path | None:
+    """The state of the highest step that was written to its end. What its files hold is not read."""
+    found = sorted(directory.glob("step-*"), reverse=True) if directory.is_dir() else []
+    return next((state for state in found if is_complete(state)), None)
+
+
+def _unfinished(run: Path) -> str:
+    text = f"{run}: this run has no model yet; it did not finish. Resume it with resume={run}"
+    for name in _STATES:
+        if (state := newest_state(run / name)) is not None:
+            what = "its newest state" if name == "checkpoints" else "its best model so far"
+            text += f", or export {what}: glm-train export {state} FOLDER"
+    return text
 
 
 def _is_model(path: Path) -> bool:

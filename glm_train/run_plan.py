@@ -61,13 +61,11 @@ def plan_position(
     config: RunConfig, plan: RunPlan, data: PreparedData, model_config: GlmConfig, tokenizer: GlmTokenizer
 ) -> dict[str, Any]:
     """What a step number means: runs with equal positions take the same steps with the same kind of model."""
-    shape = json.dumps(model_config.to_dict(), sort_keys=True)
     return {
-        "model.path (its config.json)": hashlib.sha256(shape.encode()).hexdigest()[:16],
-        "model.path (its tokenizer)": tokenizer.fingerprint[:16],
+        **model_position(config, model_config, tokenizer),
         _EXAMPLES: data.train.fingerprint[:16],
         "labels": list(data.labels.names) if data.labels else None,
-        "adapter": adapter_settings(config),
+        "problem": data.problem,
         "task.class_weights": class_weights_of(config),
         **compared(config, data),
         "seed": config.seed,
@@ -75,6 +73,16 @@ def plan_position(
         "token_budget": plan.token_budget,
         "documents": plan.documents,
         "plan_version": PLAN_VERSION,
+    }
+
+
+def model_position(config: RunConfig, model_config: GlmConfig, tokenizer: GlmTokenizer) -> dict[str, Any]:
+    """Of that, what the trained weights belong to."""
+    shape = json.dumps(model_config.to_dict(), sort_keys=True)
+    return {
+        "model.path (its config.json)": hashlib.sha256(shape.encode()).hexdigest()[:16],
+        "model.path (its tokenizer)": tokenizer.fingerprint[:16],
+        "adapter": adapter_settings(config),
     }
 
 
@@ -103,6 +111,7 @@ def refuse_other_plan(
     saved: dict[str, Any], step: int, now: dict[str, Any], plan: RunPlan, state: Path
 ) -> None:
     """A state counts the steps of its own plan: under another one, going on would skip or repeat examples."""
+    saved = {"problem": now["problem"], **saved}  # earlier states do not say it
     changed = [
         f"{key} was {saved.get(key)!r} and is {now[key]!r}"
         for key in now

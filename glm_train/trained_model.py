@@ -1,12 +1,12 @@
-"""The model of a run or of a model folder, put together again: base, adapter, tokenizer, and how it was trained."""
+"""The model of a run or of a model folder, put together again: base, adapter, tokenizer, and how it was
+trained; in memory, or left in its files."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,15 +14,23 @@ import torch
 from glm_train.adapters.base_file import BASE_NAME
 from glm_train.adapters.folder import is_adapter_folder, load_adapter
 from glm_train.adapters.merge import settle
-from glm_train.adapters.opened import base_of, class_of
+from glm_train.adapters.opened import Opened, base_of, class_of, config_of, open_files
 from glm_train.adapters.quantize import quantize_base
 from glm_train.build_model import MODELS
-from glm_train.checkpoint import pretrained
-from glm_train.checkpoint.pretrained import GENERATION_NAME, Pretrained, read_generation
+from glm_train.checkpoint.disk import disk_errors
+from glm_train.checkpoint.fit import places
+from glm_train.checkpoint.pretrained import (
+    GENERATION_NAME,
+    Pretrained,
+    read_generation,
+    silent_about_new_heads,
+)
+from glm_train.checkpoint.vocabulary import check_vocabulary
 from glm_train.errors import CheckpointError, ConfigError
 from glm_train.hub import resolve_folder
 from glm_train.model.config import GlmConfig
 from glm_train.run_folder import find_model
+from glm_train.run_result import open_run_state, save_adapter_of
 from glm_train.text.tokenizer import GlmTokenizer
 
 if TYPE_CHECKING:
@@ -46,6 +54,48 @@ class TrainedModel:
     model: Pretrained
     tokenizer: GlmTokenizer
     settings: RunConfig | None
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model that stays in its files, checked. Its weights lie in `base`, which is `folder` itself where no adapter
+    was trained; those of a saved `state` of a run lie in that, and `base` has what was not trained."""
+
+    folder: Path
+    base: Path
+    task: str
+    config: GlmConfig
+    files: Opened
+    tokenizer: GlmTokenizer
+    state: Path | None = None
+
+
+def open_stored(folder: Path) -> StoredModel:
+    """A model folder or an adapter folder with its base. Raises `CheckpointError`."""
+    base = base_of(folder)
+    config = config_of(folder, base)
+    task = task_of(config.architectures, folder)
+    files = open_files(MODELS[task], config, folder, base)
+    tokenizer = tokenizer_of(folder)
+    check_vocabulary(config, tokenizer)
+    return StoredModel(folder, base, task, config, files, tokenizer)
+
+
+def open_saved(state: Path, place: Path, stack: ExitStack) -> StoredModel:
+    """What a run would have left at a saved state. Its adapter is written into a folder beside `place`, which goes with
+    `stack`. Raises `CheckpointError` and `ConfigError`."""
+    saved = open_run_state(state)
+    if saved.adapted:
+        with disk_errors(place, 0, "the adapter"):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            made = TemporaryDirectory(prefix=f".{place.name[:40]}-", dir=place.parent)
+        folder = Path(stack.enter_context(made))
+        save_adapter_of(saved, folder)
+        return replace(open_stored(folder), state=state)
+    model = saved.bare_model()
+    saved.require_fit({weight.names[0]: weight.target for weight in places(model)})
+    files = Opened(model, None, saved.weights)
+    return StoredModel(state, saved.base, saved.config.task.name, model.config, files, saved.tokenizer, state)
 
 
 def load_trained(
@@ -96,20 +146,6 @@ def _read_adapted(folder: Path, *, in_4_bits: bool, **place: Any) -> tuple[str, 
     if (folder / GENERATION_NAME).exists():
         model.generation_config = read_generation(folder, model.config)
     return task, model
-
-
-@contextmanager
-def silent_about_new_heads() -> Iterator[None]:
-    """Keep back the warning that a base has no classification head: its adapter, or a run's state, has it."""
-
-    def keep_back(record: logging.LogRecord) -> bool:
-        return "classification head" not in str(record.msg)
-
-    pretrained.log.addFilter(keep_back)
-    try:
-        yield
-    finally:
-        pretrained.log.removeFilter(keep_back)
 
 
 def task_of(architectures: list[str] | None, folder: Path) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -178,6 +179,20 @@ def write_generation(folder: Path, values: dict[str, Any]) -> None:
     """Write generation_config.json into a model or adapter folder."""
     text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (folder / GENERATION_NAME).write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def silent_about_new_heads() -> Iterator[None]:
+    """Keep back the warning that a base has no classification head: its adapter, or a run's state, has it."""
+
+    def keep_back(record: logging.LogRecord) -> bool:
+        return "classification head" not in str(record.msg)
+
+    log.addFilter(keep_back)
+    try:
+        yield
+    finally:
+        log.removeFilter(keep_back)
 
 
 def _say_what_is_new(model: Pretrained, folder: Path) -> None:

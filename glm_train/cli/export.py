@@ -26,7 +26,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         ),
     )
     parser.add_argument(
-        "run", metavar="RUN", help="a run folder, a folder of runs (its newest), or a model folder"
+        "run",
+        metavar="RUN",
+        help="a run folder, one of its states (RUN/checkpoints/step-...), a folder of runs (its newest), or a model"
+        " folder",
     )
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder to make, new or empty")
     parser.add_argument(
@@ -121,6 +124,8 @@ def _summary(args: argparse.Namespace, done: Export) -> str:
     lines += [f"  {name:<{width}}  {_bytes(size):>10}" for name, size in done.files.items()]
     merged = f", {done.merged} of them changed by the adapter" if done.merged else ""
     lines.append(f"  weights   {done.tensors} tensors, {done.dtype}{merged}")
+    if done.state is not None:
+        lines.append(f"  state     {done.state}")
     if done.base is not None:
         lines.append(f"  base      {done.base}")
     lines += [
