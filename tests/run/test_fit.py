@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from glm_train import GlmForCausalLM, run
 from glm_train.errors import CheckpointError, ConfigError, GlmTrainError
 from glm_train.generate import Talker
 from glm_train.text.chat import Message
+from support.fitted import cut_back, ends_as_if_never_stopped
 from support.runs import configure, rows, weights
 
 
@@ -81,22 +83,19 @@ def stopped_anywhere(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_fo
     folder = tmp_path_factory.mktemp("exact")
     model = make_model_folder(folder / "model", tiny_tokenizer_folder, attention_dropout=0.3)
 
-    def config(output: Path, resume: str = "never"):
-        return configure(
-            model,
-            chat_file,
-            output,
-            trainer__max_epochs=3,
-            trainer__save_every=1,
-            trainer__keep=100,
-            trainer__validate_every=4,
-            data__validation=chat_file,
-            batch__documents=2,
-            batch__accumulate=2,
-            optim__lr=0.01,
-            resume=resume,
-        )
-
+    config = partial(
+        configure,
+        model,
+        chat_file,
+        trainer__max_epochs=3,
+        trainer__save_every=1,
+        trainer__keep=100,
+        trainer__validate_every=4,
+        data__validation=chat_file,
+        batch__documents=2,
+        batch__accumulate=2,
+        optim__lr=0.01,
+    )
     result = run.fit(config(folder / "whole"), "test")
     assert result.steps == 9
     return folder, config
@@ -107,29 +106,15 @@ def test_a_run_resumed_after_any_step_ends_as_if_never_stopped(
     stopped_anywhere, step: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, config = stopped_anywhere
-    whole, part = folder / "whole", folder / f"part{step}"
-    shutil.copytree(whole, part, ignore=shutil.ignore_patterns("model", "report.html"))
-    for state in (part / "checkpoints").iterdir():
-        if int(state.name.removeprefix("step-")) > step:
-            shutil.rmtree(state)
-    result = run.fit(config(part, resume="auto"), "test")
+    ends_as_if_never_stopped(config, folder / "whole", folder / f"part{step}", step)
     assert f"going on after step {step}\n" in capsys.readouterr().out
-    assert result.steps == 9
-    expected = weights(whole)
-    for name, tensor in weights(part).items():
-        assert np.array_equal(tensor, expected[name]), name
-    assert rows(part / "metrics.csv") == rows(whole / "metrics.csv")
 
 
 def test_resume_skips_a_damaged_state_and_says_so(
     stopped_anywhere, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, config = stopped_anywhere
-    part = folder / "damaged"
-    shutil.copytree(folder / "whole", part, ignore=shutil.ignore_patterns("model", "report.html"))
-    for state in (part / "checkpoints").iterdir():
-        if int(state.name.removeprefix("step-")) > 5:
-            shutil.rmtree(state)
+    part = cut_back(folder / "whole", folder / "damaged", 5)
     damaged = part / "checkpoints" / "step-00000005" / "model.safetensors"
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1

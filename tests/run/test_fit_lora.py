@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,7 @@ from glm_train.errors import ConfigError
 from glm_train.trained_model import load_trained
 from support.adapted import peft_model
 from support.classifier_folder import write_lines
-from support.fitted import configured, cut_back, logits_of, result, same, scalars, state
-from support.runs import rows
+from support.fitted import KEEPS_ALL, configured, ends_as_if_never_stopped, logits_of, result, scalars, state
 
 TASKS = ("chat", "sequence_classification", "token_classification")
 SENTENCES = [
@@ -160,7 +160,7 @@ def stopped_anywhere(
     folder = tmp_path_factory.mktemp("exact")
     model = make_model_folder(folder / "model", tiny_tokenizer_folder, attention_dropout=0.2)
 
-    def config(task: str, output: Path, resume: str = "never"):
+    def config(task: str, output: Path, **settings: Any) -> Any:
         return lora(
             task,
             model,
@@ -174,10 +174,8 @@ def stopped_anywhere(
             batch__accumulate=2,
             trainer__max_steps=5,
             trainer__validate_every=2,
-            trainer__save_every=1,
-            trainer__keep=100,
-            trainer__result="best",
-            resume=resume,
+            **KEEPS_ALL,
+            **settings,
         )
 
     for task in ("chat", "sequence_classification"):
@@ -188,12 +186,7 @@ def stopped_anywhere(
 @pytest.mark.parametrize(("task", "step"), [("chat", 1), ("chat", 4), ("sequence_classification", 2)])
 def test_a_resumed_run_ends_as_if_never_stopped(stopped_anywhere, task: str, step: int) -> None:
     folder, config = stopped_anywhere
-    whole, part = folder / task, cut_back(folder / task, folder / f"{task}-{step}", step)
-    assert run.fit(config(task, part, "auto"), "test").steps == 5
-    assert same(result(part), result(whole))
-    for later in range(step + 1, 6):
-        assert same(state(part, later), state(whole, later))
-    assert rows(part / "metrics.csv") == rows(whole / "metrics.csv")
+    ends_as_if_never_stopped(partial(config, task), folder / task, folder / f"{task}-{step}", step)
 
 
 def test_the_best_adapter_is_kept(tmp_path: Path, model_folder: Path, data: dict[str, Path]) -> None:
@@ -209,9 +202,7 @@ def test_the_best_adapter_is_kept(tmp_path: Path, model_folder: Path, data: dict
         task__metric="val/loss",
         trainer__max_steps=6,
         trainer__validate_every=1,
-        trainer__save_every=1,
-        trainer__keep=100,
-        trainer__result="best",
+        **KEEPS_ALL,
     )
     run.fit(config, "test")
     losses = scalars(tmp_path / "run", "val/loss")
@@ -244,7 +235,7 @@ def test_another_adapter_is_not_resumed_into(stopped_anywhere) -> None:
     import dataclasses
 
     folder, config = stopped_anywhere
-    asked = config("chat", folder / "chat", "auto")
+    asked = config("chat", folder / "chat", resume="auto")
     other = dataclasses.replace(asked, adapter=dataclasses.replace(asked.adapter, r=8))
     with pytest.raises(ConfigError, match="plan of steps has changed") as error:
         run.fit(other, "test")
