@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 
 from glm_train.data.chat_formats import CHAT_FORMATS, detect_chat_format, parse_chat
-from glm_train.errors import DataError
+from support.reading import refusal_by
 
 RECORDS: dict[str, dict[str, Any]] = {
     "messages": {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]},
@@ -17,10 +18,7 @@ RECORDS: dict[str, dict[str, Any]] = {
 }
 
 
-def refusal(value: dict[str, Any], format: str = "auto") -> str:
-    with pytest.raises(DataError) as caught:
-        parse_chat(value, format)
-    return str(caught.value)
+refusal = partial(refusal_by, parse_chat)
 
 
 def test_every_layout_has_a_record_here() -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
 
 from glm_train.data.chat_formats import parse_chat
 from glm_train.data.formats.messages import parse_messages
-from glm_train.errors import DataError
 from glm_train.text.messages import Message
+from support.reading import refusal_by
 
 USER = {"role": "user", "content": "Weather in 北京?"}
 ANSWER = {"role": "assistant", "content": "Sunny."}
@@ -34,10 +35,7 @@ def chat(*messages: Any, **top: Any) -> dict[str, Any]:
     return {"messages": list(messages), **top}
 
 
-def refusal(value: dict[str, Any]) -> str:
-    with pytest.raises(DataError) as caught:
-        parse_chat(value)
-    return str(caught.value)
+refusal = partial(refusal_by, parse_chat)
 
 
 def test_plain_chat() -> None:

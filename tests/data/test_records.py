@@ -5,8 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import tracemalloc
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,20 +14,13 @@ import pytest
 from glm_train.data.readers import record
 from glm_train.data.records import READERS, Fault, Record, read_items, read_records
 from glm_train.errors import DataError
+from support import reading
+from support.reading import count_and_peak, refusal
 
 GOOD = b'{"a": 1}\n'
 
 
-def write(folder: Path, content: bytes, name: str = "data.jsonl") -> Path:
-    path = folder / name
-    path.write_bytes(content)
-    return path
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(DataError) as caught:
-        list(read_records(path))
-    return str(caught.value)
+write = partial(reading.write, name="data.jsonl")
 
 
 MALFORMED = {
@@ -76,7 +69,7 @@ def test_file_without_records(tmp_path: Path, content: bytes, message: str) -> N
 
 
 def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
-    write(tmp_path, GOOD, "train.jsonl")
+    write(tmp_path, GOOD, name="train.jsonl")
     assert refusal(tmp_path / "trian.jsonl").endswith("no such file. Did you mean 'train.jsonl'?")
 
 
@@ -113,13 +106,13 @@ def test_device_is_refused() -> None:
 @pytest.mark.parametrize("name", ["data.txt", "data.xlsx", "data"])
 def test_unknown_suffix_lists_the_known(tmp_path: Path, name: str) -> None:
     assert "Use one of: .arrow, .bio, .conll, .conllu, .csv, .iob, .iob2, .iobes, .json, .jsonl" in refusal(
-        write(tmp_path, GOOD, name)
+        write(tmp_path, GOOD, name=name)
     )
 
 
 def test_compressed_files_are_refused_unread(tmp_path: Path) -> None:
     bomb = gzip.compress(b'{"a": 1}\n' * 1_000_000)
-    by_name = write(tmp_path, bomb, "data.jsonl.gz")
+    by_name = write(tmp_path, bomb, name="data.jsonl.gz")
     assert refusal(by_name) == f"{by_name}: compressed files are not read. Unpack it, with gunzip."
     disguised = write(tmp_path, bomb)
     assert "gzip-compressed, and compressed files are not read. Unpack it, with gunzip" in refusal(disguised)
@@ -137,7 +130,7 @@ def test_compressed_files_are_refused_unread(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "tsv"])
 def test_other_kinds_under_the_name_of_a_text(tmp_path: Path, start: bytes, what: str, suffix: str) -> None:
-    path = write(tmp_path, start, f"data.{suffix}")
+    path = write(tmp_path, start, name=f"data.{suffix}")
     assert refusal(path).startswith(f"{path}: the file is {what}")
 
 
@@ -187,9 +180,6 @@ def test_file_is_checked_before_iteration(tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, (json.dumps({"text": "x" * 1000}).encode() + b"\n") * 20_000)
-    tracemalloc.start()
-    count = sum(1 for _ in read_records(path))
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    count, peak = count_and_peak(read_records(path))
     assert count == 20_000
     assert peak < 1 << 20, "20 MB of records were read with more than 1 MiB of memory"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from glm_train.data import sequence_labels
 from glm_train.data.sequence_labels import SequenceLabels, class_weights, discover_labels, given_labels
 from glm_train.data.sequence_records import SequenceKeys
 from glm_train.errors import ConfigError, DataError
+from support.reading import refusal_by
 
 
 def write(path: Path, labels: list[Any]) -> Path:
@@ -99,10 +101,7 @@ def test_ids_are_names_where_names_were_found(tmp_path: Path) -> None:
         result.encode(0)
 
 
-def refusal(folder: Path, records: list[Any], /, **options: Any) -> str:
-    with pytest.raises(DataError) as caught:
-        found(folder, records, **options)
-    return str(caught.value)
+refusal = partial(refusal_by, found)
 
 
 REFUSED: dict[str, tuple[list[Any], dict[str, Any], str]] = {

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from glm_train.data.token_files import TokenReader
 from glm_train.data.token_labels import TagsFound, discover_tags
-from glm_train.errors import ConfigError, DataError
+from glm_train.errors import ConfigError
+from support.reading import refusal_by
 
 IOB1 = "A\tI-PER\nB\tI-PER\nC\tB-PER\n\nD\tI-LOC\n"
 IOB2 = "A\tO\n\nB\tB-PER\nC\tI-PER\nD\tB-PER\n"
@@ -26,10 +27,7 @@ def write(folder: Path, *contents: str, suffix: str = "conll") -> list[Path]:
     return paths
 
 
-def refusal(paths: list[Path], **options: Any) -> str:
-    with pytest.raises(DataError) as caught:
-        discover_tags(paths, **options)
-    return str(caught.value)
+refusal = partial(refusal_by, discover_tags)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from glm_train.data.records import Fault
 from glm_train.data.token_files import TokenReader
 from glm_train.data.token_records import at_word, parse_tokens
 from glm_train.errors import DataError
+from support.reading import refusal_by
 
 TEXT = "Anna 😀 lives in  New York."
 
@@ -34,10 +36,7 @@ def found(value: dict[str, Any]) -> list[str]:
     return [f"{span.type}: {'|'.join(words[span.start : span.end])}" for span in record.entities]
 
 
-def refusal(value: dict[str, Any], format: str = "auto", **options: Any) -> str:
-    with pytest.raises(DataError) as caught:
-        parse_tokens(value, format, **options)
-    return str(caught.value)
+refusal = partial(refusal_by, parse_tokens)
 
 
 ENTITIES = {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
 
 from glm_train.data.chat_formats import parse_chat
-from glm_train.errors import DataError
 from glm_train.text.messages import Message
+from support.reading import refusal_by
 
 USER, ANSWER = {"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}
 RESULT = {"role": "observation", "content": "31"}
@@ -24,10 +25,7 @@ def messages(*entries: dict[str, Any], **top: Any) -> tuple[Message, ...]:
     return parse_chat({"messages": list(entries), **top}).messages
 
 
-def refusal(*entries: dict[str, Any], **top: Any) -> str:
-    with pytest.raises(DataError) as caught:
-        messages(*entries, **top)
-    return str(caught.value)
+refusal = partial(refusal_by, messages)
 
 
 CALL = Message("assistant", "{}", metadata="weather")

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
 
 from glm_train.data.chat_formats import parse_chat
-from glm_train.errors import DataError
 from glm_train.text.messages import Message
+from support.reading import refusal_by
 
 ALPACA = {"instruction": "Add.", "input": "1 2", "output": "3"}
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
 U, A = {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}
 
 
-def refusal(value: dict[str, Any]) -> str:
-    with pytest.raises(DataError) as caught:
-        parse_chat(value)
-    return str(caught.value)
+refusal = partial(refusal_by, parse_chat)
 
 
 def test_alpaca() -> None:

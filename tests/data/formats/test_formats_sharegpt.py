@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
 
 from glm_train.data.chat_formats import parse_chat
-from glm_train.errors import DataError
 from glm_train.text.messages import Message
+from support.reading import refusal_by
 
 HUMAN, GPT = {"from": "human", "value": "Weather?"}, {"from": "gpt", "value": "Sunny."}
 RESULT = {"from": "observation", "value": '{"t": 31}'}
@@ -24,10 +25,7 @@ def chat(*entries: Any, **top: Any) -> dict[str, Any]:
     return {"conversations": list(entries), **top}
 
 
-def refusal(value: dict[str, Any]) -> str:
-    with pytest.raises(DataError) as caught:
-        parse_chat(value)
-    return str(caught.value)
+refusal = partial(refusal_by, parse_chat)
 
 
 def test_both_spellings_of_the_roles() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from glm_train.data.readers import columns
 from glm_train.data.records import Fault, read_items, read_records
-from glm_train.errors import DataError
+from support.reading import refusal
 
 RECORDS: list[dict[str, Any]] = [
     {"messages": [{"role": "user", "content": "你"}, {"role": "assistant", "content": "b", "train": False}]},
@@ -42,12 +42,6 @@ def write(folder: Path, table: pa.Table, kind: str = "parquet", **options: Any) 
     with opener(str(path), table.schema) as writer:
         writer.write_table(table, **options)
     return path
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(DataError) as caught:
-        list(read_records(path))
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("kind", KINDS)

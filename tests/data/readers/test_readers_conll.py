@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tracemalloc
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,9 @@ from glm_train.data.readers import record
 from glm_train.data.readers.conll import read_conll
 from glm_train.data.records import Fault, read_items, read_records
 from glm_train.errors import ConfigError, DataError
+from support import reading
 
-
-def write(folder: Path, content: str | bytes, name: str = "data.conll") -> Path:
-    path = folder / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
+write = partial(reading.write, name="data.conll")
 
 
 def sentences(path: Path, **options: Any) -> list[tuple[int, str]]:
@@ -154,12 +151,12 @@ def test_unknown_separator(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["conll", "conllu", "bio", "iob", "iob2", "iobes", "IOB2"])
 def test_suffixes(tmp_path: Path, suffix: str) -> None:
-    found = [item.value for item in read_records(write(tmp_path, "A\tO\n", f"a.{suffix}"))]
+    found = [item.value for item in read_records(write(tmp_path, "A\tO\n", name=f"a.{suffix}"))]
     assert found == [{"tokens": ["A"], "tags": ["O"], "document": 1}]
 
 
 def test_any_suffix_with_a_reader_of_its_own(tmp_path: Path) -> None:
-    path = write(tmp_path, "A\tO\n", "a.txt")
+    path = write(tmp_path, "A\tO\n", name="a.txt")
     assert len(list(read_items(path, read_conll))) == 1
     with pytest.raises(DataError, match=r"'\.txt' are not read"):
         read_items(path)
@@ -172,10 +169,7 @@ def test_lines_of_words(tmp_path: Path) -> None:
 
 def test_memory_is_constant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, "word\tO\n" * 200 + "\n" + ("word\tO\n" * 9 + "\n") * 20_000)
-    tracemalloc.start()
-    count = sum(1 for _ in read_conll(path))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    count, peak = reading.count_and_peak(read_conll(path))
     assert count == 20_001
     assert peak < 500_000 < path.stat().st_size
     monkeypatch.setattr(record, "MAX_RECORD_BYTES", 1000)

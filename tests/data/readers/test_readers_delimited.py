@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,18 +13,10 @@ from hypothesis import strategies as st
 from glm_train.data.readers import record
 from glm_train.data.records import Fault, read_items, read_records
 from glm_train.errors import DataError
+from support import reading
+from support.reading import count_and_peak, refusal
 
-
-def write(folder: Path, content: str | bytes, name: str = "data.csv") -> Path:
-    path = folder / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(DataError) as caught:
-        list(read_records(path))
-    return str(caught.value)
+write = partial(reading.write, name="data.csv")
 
 
 def test_quotes_line_breaks_and_lines(tmp_path: Path) -> None:
@@ -38,7 +30,7 @@ def test_quotes_line_breaks_and_lines(tmp_path: Path) -> None:
 
 
 def test_tabs(tmp_path: Path) -> None:
-    path = write(tmp_path, 'prompt\tcompletion\na, b\t"c\td"\n', "data.tsv")
+    path = write(tmp_path, 'prompt\tcompletion\na, b\t"c\td"\n', name="data.tsv")
     assert [item.value for item in read_records(path)] == [{"prompt": "a, b", "completion": "c\td"}]
 
 
@@ -132,7 +124,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_tables_that_cannot_be_read(tmp_path: Path, case: str) -> None:
     content, message = REFUSED[case]
-    path = write(tmp_path, content, "data.tsv" if "tsv" in case else "data.csv")
+    path = write(tmp_path, content, name="data.tsv" if "tsv" in case else "data.csv")
     assert refusal(path).startswith(f"{path}:")
     assert message in refusal(path)
     with pytest.raises(DataError):
@@ -168,9 +160,6 @@ def test_line_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, "prompt,completion\n" + f'{"p" * 500},"{"c" * 500}"\n' * 5_000)
-    tracemalloc.start()
-    count = sum(1 for _ in read_records(path))
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    count, peak = count_and_peak(read_records(path))
     assert count == 5_000
     assert peak < 1 << 20, "5 MB of rows were read with more than 1 MiB of memory"

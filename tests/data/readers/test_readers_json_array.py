@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from glm_train.data.readers import json_array, record
 from glm_train.data.records import Fault, read_items, read_records
 from glm_train.errors import DataError
+from support import reading
+from support.reading import count_and_peak, refusal
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.text('ab"\\[]{},:\n 北😀', max_size=8),
@@ -25,16 +27,7 @@ VALUES = st.recursive(
 RECORDS = st.lists(st.dictionaries(st.text("ab,", max_size=2), VALUES, max_size=3), min_size=1, max_size=6)
 
 
-def write(folder: Path, content: str | bytes) -> Path:
-    path = folder / "data.json"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(DataError) as caught:
-        list(read_records(path))
-    return str(caught.value)
+write = partial(reading.write, name="data.json")
 
 
 @settings(max_examples=60, deadline=None)
@@ -139,9 +132,6 @@ def test_record_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, "[" + ",\n".join([json.dumps({"text": 'xxxxxxxx"' * 200})] * 5_000) + "]")
-    tracemalloc.start()
-    count = sum(1 for _ in read_records(path))
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    count, peak = count_and_peak(read_records(path))
     assert count == 5_000
     assert peak < 2 << 20, "10 MB of records were read with more than 2 MiB of memory"
