@@ -31,6 +31,7 @@ from lightning.pytorch.loggers import WandbLogger
 from glm_train import dist
 from glm_train.data.store import IGNORE, ExampleStore
 from glm_train.errors import CheckpointError
+from glm_train.parallel.shard import is_sharded, let_go
 from glm_train.tasks.base import GlmTask
 from glm_train.text.answers import Answer, Reply, read_answer
 from glm_train.text.tokenizer import GlmTokenizer
@@ -52,8 +53,8 @@ class SampleAnswers(Callback):
     """Answers `count` fixed prompts of `store` after every `every` steps and after the last of `total`.
 
     A row an answer goes to `path` (JSON Lines; a resumed run drops the rows after `resumed_step`, which come again) and
-    to Weights & Biases, where that is a logger of the run. What it costs is printed once. Under several ranks all of
-    them answer, for each may hold a part of the weights, and rank 0 writes.
+    to Weights & Biases, where that is a logger of the run. What it costs is printed once. Of several ranks each answers
+    some of the prompts, or all of them answer all together where each has a part of the weights, and rank 0 writes.
     """
 
     def __init__(
@@ -73,23 +74,18 @@ class SampleAnswers(Callback):
         self.prompts = choose_prompts(store, tokenizer, count)
         self._tokenizer, self._resumed_step = tokenizer, resumed_step
         self._told = False
-        self._began, self._seconds, self._steps = 0.0, 0.0, 0
+        self._began, self._first_step = 0.0, 0
 
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
         if dist.rank() == 0 and self.path.exists():
             _drop_later(self.path, self._resumed_step)
-
-    def on_train_batch_start(
-        self, trainer: Trainer, task: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self._began = time.perf_counter()
+        assert isinstance(task, GlmTask)
+        self._began, self._first_step = time.perf_counter(), task.step
 
     def on_train_batch_end(
         self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(task, GlmTask)
-        self._seconds += time.perf_counter() - self._began
-        self._steps += 1
         if self.prompts and (task.step % self.every == 0 or task.step == self.total):
             self._sample(trainer, task)
 
@@ -101,7 +97,7 @@ class SampleAnswers(Callback):
             )
         if dist.rank() == 0:
             self._write(trainer, task.step, answers)
-            self._tell(time.perf_counter() - began)
+            self._tell(time.perf_counter() - began, (began - self._began) / (task.step - self._first_step))
 
     def _write(self, trainer: Trainer, step: int, answers: Sequence[Answer]) -> None:
         stops = self._tokenizer.stop_token_ids
@@ -126,11 +122,12 @@ class SampleAnswers(Callback):
                     "samples", columns=list(COLUMNS), data=[list(row) for row in rows], step=step
                 )
 
-    def _tell(self, seconds: float) -> None:
+    def _tell(self, seconds: float, of_a_step: float) -> None:
+        """Say once what answering takes. `of_a_step`: the seconds of a step so far, with all that came between."""
         if self._told:
             return
         self._told = True
-        share = seconds / max(seconds + self.every * self._seconds / self._steps, 1e-9)
+        share = seconds / max(seconds + self.every * of_a_step, 1e-9)
         print(
             f"samples     {len(self.prompts)} prompts answered in {seconds:.1f} s, every {self.every:,} steps:"
             f" {share:.1%} of the time, in {self.path}",
@@ -184,25 +181,44 @@ def answer_span(ids_T: np.ndarray, labels_T: np.ndarray, tokenizer: GlmTokenizer
 def answer_samples(
     model: Any, tokenizer: GlmTokenizer, prompts: Sequence[np.ndarray], max_new_tokens: int
 ) -> list[Answer]:
-    """Greedy answers to prompts of ids, in one batch; the model and the random state stay as they were."""
+    """Greedy answers to prompts of ids, on every rank; the model and the random state stay as they were.
+
+    Ranks that each have the whole model share the prompts out. A model of which each has a part answers all of them on
+    all ranks.
+    """
+    longest = min(max_new_tokens, max(model.config.max_position_embeddings - max(map(len, prompts)), 1))
+    if is_sharded(model):
+        answers = _answer_in_one_batch(model, tokenizer, prompts, longest)
+    else:
+        own = prompts[dist.rank() :: dist.world_size()]
+        shares = dist.gather_objects(_answer_in_one_batch(model, tokenizer, own, longest))
+        answers = [shares[i % len(shares)][i // len(shares)] for i in range(len(prompts))]
+    stops = tokenizer.stop_token_ids
+    return [read_answer(tokenizer, answer, stops) for answer in answers]
+
+
+def _answer_in_one_batch(
+    model: Any, tokenizer: GlmTokenizer, prompts: Sequence[np.ndarray], max_new_tokens: int
+) -> list[list[int]]:
+    """The ids that follow each prompt, none for no prompts. What stands behind a stop token is no answer."""
+    if not prompts:
+        return []
     width = max(map(len, prompts))
     ids_BT = np.zeros((len(prompts), width), np.int64)
     mask_BT = np.zeros((len(prompts), width), np.int64)
     for i, row in enumerate(prompts):
         ids_BT[i, width - len(row) :], mask_BT[i, width - len(row) :] = row, 1
-    stops = sorted(tokenizer.stop_token_ids)
-    room = max(model.config.max_position_embeddings - width, 1)
     with _undisturbed(model) as device:
         made_BS = model.generate(
             torch.from_numpy(ids_BT).to(device),
             attention_mask=torch.from_numpy(mask_BT).to(device),
-            # A step of one rank waits for the others, and ranks need not agree on the last bit of a score: so all of
-            # them make every step, and what stands behind a stop token is cut off.
-            eos_token_id=[] if dist.world_size() > 1 else stops,
-            max_new_tokens=min(max_new_tokens, room),
+            # Of a shared model, a step of one rank waits for the others, and ranks need not agree on the last bit of a
+            # score: so all of them make every step.
+            eos_token_id=[] if is_sharded(model) else sorted(tokenizer.stop_token_ids),
+            max_new_tokens=max_new_tokens,
             do_sample=False,
         )
-    return [read_answer(tokenizer, row[width:], stops) for row in made_BS.tolist()]
+    return [row[width:] for row in made_BS.tolist()]
 
 
 @contextmanager
@@ -219,17 +235,7 @@ def _undisturbed(model: Any) -> Iterator[torch.device]:
             yield device
         finally:
             model.generation_config = settings
-            _reshard(model)
-
-
-def _reshard(model: torch.nn.Module) -> None:
-    """Let go of the whole weights that a sharded model keeps after a forward, for a backward that never comes."""
-    if dist.is_launched():
-        from torch.distributed.fsdp import FSDPModule
-
-        for module in model.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
+            let_go(model)
 
 
 def _drop_later(path: Path, step: int) -> None:

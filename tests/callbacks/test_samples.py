@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -245,8 +246,38 @@ def test_ranks_that_run_together_all_make_every_step(
     alone = answer_samples(model, tokenizer, ids, 6)
     assert len(calls) == 1
     calls.clear()
-    monkeypatch.setattr("glm_train.dist.world_size", lambda: 2)
+    monkeypatch.setattr("glm_train.callbacks.samples.is_sharded", lambda _: True)
     together = answer_samples(model, tokenizer, ids, 6)
     assert len(calls) == 6
     assert together == alone
     assert [answer.tokens for answer in together] == [1, 1]
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+def test_ranks_that_each_have_the_model_share_the_prompts(
+    model_folder: Path,
+    store: ExampleStore,
+    tokenizer: GlmTokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    ranks: int,
+) -> None:
+    model = GlmForCausalLM.from_pretrained(model_folder)
+    ids = [prompt.ids for prompt in choose_prompts(store, tokenizer, 4)]
+    alone = answer_samples(model, tokenizer, ids, 6)
+    assert len({answer.written for answer in alone}) == 4
+    monkeypatch.setattr("glm_train.dist.world_size", lambda: ranks)
+    sent: list[list[list[int]]] = []
+
+    def gather(own: list[list[int]]) -> list[list[list[int]]]:
+        sent.append(own)
+        if len(sent) < ranks:
+            raise InterruptedError("waits for the others")
+        return sent
+
+    monkeypatch.setattr("glm_train.dist.gather_objects", gather)
+    for rank in range(ranks):
+        monkeypatch.setattr("glm_train.dist.rank", lambda rank=rank: rank)
+        with suppress(InterruptedError):
+            together = answer_samples(model, tokenizer, ids, 6)
+    assert together == alone
+    assert [len(own) for own in sent] == [len(ids[rank::ranks]) for rank in range(ranks)]
