@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from glm_train.cli.main import main
+from support.commands import ran
 
 
 @pytest.fixture
@@ -14,10 +14,7 @@ def converts(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Run `convert`; assert the exit code; give what it printed: its output, or the message where it failed."""
 
     def run(*arguments: object, code: int = 0) -> str:
-        found = main(["convert", *map(str, arguments)])
-        output, error = capsys.readouterr()
-        assert found == code, error
-        assert "Traceback" not in error
+        output, error = ran(capsys, "convert", *arguments, code=code)
         return error if code else output
 
     return run
