@@ -10,17 +10,22 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import logging
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, TypeVar
 
 from glm_train.errors import DataError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def default_cache_dir() -> Path:
@@ -60,6 +65,30 @@ def cached_folder(
             f"{root}: cannot write the prepared data: {error.strerror or error}."
             " Free some space, or name another folder with data.cache_dir or GLM_TRAIN_CACHE."
         ) from error
+
+
+def cached_value(root: Path, key: str, make: Callable[[], Any], load: Callable[[dict[str, Any]], T]) -> T:
+    """What `make` finds: a dataclass, kept as JSON in the folder `root/key`, and made of it again by `load`.
+
+    Raises `DataError` as `cached_folder` does, and what `make` raises.
+    """
+
+    def read(folder: Path) -> T:
+        return load(json.loads((folder / "labels.json").read_text(encoding="utf-8")))
+
+    def is_complete(folder: Path) -> bool:
+        try:
+            read(folder)
+        except (OSError, ValueError, TypeError, KeyError):
+            return False
+        return True
+
+    def build(folder: Path) -> None:
+        found = json.dumps(asdict(make()), ensure_ascii=False)
+        (folder / "labels.json").write_text(found, encoding="utf-8")
+
+    folder, _ = cached_folder(root, key, is_complete=is_complete, build=build)
+    return read(folder)
 
 
 def _build(target: Path, is_complete: Callable[[Path], bool], build: Callable[[Path], None]) -> bool:

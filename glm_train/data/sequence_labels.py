@@ -16,12 +16,13 @@ import re
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from glm_train.bar import Progress, silent
-from glm_train.data.cache import cached_folder, default_cache_dir, file_digest
+from glm_train.data.cache import cached_value, default_cache_dir, file_digest
 from glm_train.data.readers.columns import class_names
 from glm_train.data.records import Fault, check_file, format_of, read_items
 from glm_train.data.sequence_records import (
@@ -48,7 +49,6 @@ __all__ = ["PROBLEM_TYPES", "SequenceLabels", "class_weights", "discover_labels"
 
 MOST_LABELS = 1000  # different ones that are found; more are probably texts, or numbers to be predicted
 FEW_RECORDS = 20  # with fewer, each may have a label of its own
-_FILE_NAME = "labels.json"
 _DECIMAL_COMMA = re.compile(r"[-+]?[0-9]+,[0-9]+")
 Place = tuple[Path, int]
 
@@ -86,15 +86,10 @@ def discover_labels(
     for path in paths:
         check_file(path)
     skip = on_error == "skip"
-
-    def build(folder: Path) -> None:
-        found = _survey(paths, keys, names, problem, skip=skip, progress=progress)
-        (folder / _FILE_NAME).write_text(json.dumps(asdict(found)), encoding="utf-8")
-
     root = Path(cache_dir) if cache_dir else default_cache_dir()
     key = _key(paths, [asdict(keys), names, problem, skip])
-    folder, _ = cached_folder(root, key, is_complete=_is_complete, build=build)
-    return _read(folder)
+    survey = partial(_survey, paths, keys, names, problem, skip=skip, progress=progress)
+    return cached_value(root, key, survey, _labels_of)
 
 
 def _key(paths: list[Path], settings: list[Any]) -> str:
@@ -110,18 +105,9 @@ def _key(paths: list[Path], settings: list[Any]) -> str:
     return "labels-" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _read(folder: Path) -> SequenceLabels:
-    saved = json.loads((folder / _FILE_NAME).read_text(encoding="utf-8"))
+def _labels_of(saved: dict[str, Any]) -> SequenceLabels:
     names, counts = tuple(saved["names"]), tuple(saved["counts"])
     return SequenceLabels(names, saved["problem"], counts, saved["examples"], saved["ids_allowed"])
-
-
-def _is_complete(folder: Path) -> bool:
-    try:
-        _read(folder)
-        return True
-    except (OSError, ValueError, TypeError, KeyError):
-        return False
 
 
 def _survey(

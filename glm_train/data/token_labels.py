@@ -11,13 +11,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from glm_train.bar import Progress, silent
-from glm_train.data.cache import cached_folder, default_cache_dir, file_digest
+from glm_train.data.cache import cached_value, default_cache_dir, file_digest
 from glm_train.data.readers.record import Fault
 from glm_train.data.token_files import TokenReader
 from glm_train.data.token_records import at_word, parse_tokens
@@ -25,7 +25,6 @@ from glm_train.errors import ConfigError, DataError, nearest
 from glm_train.tagging import schemes
 from glm_train.tagging.schemes import OUTSIDE, PLAIN, SCHEMES, Span, detect_scheme, label_names, read_tags
 
-_FILE = "labels.json"
 _TOLD = 1000  # records between two reports of progress
 
 
@@ -85,18 +84,16 @@ def discover_tags(
         reader.check(path)
         state = path.stat()
         read = partial(_read_file, path, reader, scheme, tuple(tag_names), on_error == "skip")
-        folder, _ = cached_folder(
+        tags = cached_value(
             root,
             _key(path, reader, scheme, tag_names, on_error),
-            is_complete=_is_complete,
-            build=partial(
-                _build, read=partial(read, lambda n, before=done: progress("labels", before + n, 0))
-            ),
+            partial(read, lambda n, before=done: progress("labels", before + n, 0)),
+            lambda saved: TagsFound(**saved),
         )
         if (path.stat().st_size, path.stat().st_mtime_ns) != (state.st_size, state.st_mtime_ns):
             raise DataError(f"{path}: the file changed while it was read. Start again when it is complete.")
-        found.append((path, _load(folder)))
-        done += found[-1][1].records
+        found.append((path, tags))
+        done += tags.records
     together = _together(found)
     if not together.types and not may_be_empty:
         names = ", ".join(map(str, paths))
@@ -251,22 +248,6 @@ def _placed(error: DataError, path: Path, lines: list[int]) -> DataError:
         return error.at(path)
     text = places.sub(lambda found: f"the record of line {lines[int(found[1]) - 1]}", text)
     return DataError(f"{text}. Or name the scheme with data.scheme").at(path, lines[int(first[1]) - 1])
-
-
-def _build(folder: Path, *, read: Callable[[], TagsFound]) -> None:
-    (folder / _FILE).write_text(json.dumps(asdict(read()), ensure_ascii=False), encoding="utf-8")
-
-
-def _load(folder: Path) -> TagsFound:
-    return TagsFound(**json.loads((folder / _FILE).read_text(encoding="utf-8")))
-
-
-def _is_complete(folder: Path) -> bool:
-    try:
-        _load(folder)
-    except (OSError, ValueError, TypeError):
-        return False
-    return True
 
 
 def _key(path: Path, reader: TokenReader, scheme: str, tag_names: Sequence[str], on_error: str) -> str:
