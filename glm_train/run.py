@@ -28,10 +28,9 @@ from glm_train.model.config import GlmConfig
 from glm_train.model.presets import suspicious_theta
 from glm_train.optim.clip import NonFiniteError
 from glm_train.parallel.rendezvous import Output, Rendezvous
-from glm_train.parallel.shard import gather_on_rank_0
 from glm_train.run_folder import RunFolder, choose_run_folder
 from glm_train.run_plan import RunPlan, build_plan, plan_position, refuse_other_plan
-from glm_train.run_result import save_result
+from glm_train.run_result import save_result_together
 from glm_train.run_summary import summary
 from glm_train.tasks.base import GlmTask
 from glm_train.text.tokenizer import GlmTokenizer
@@ -152,11 +151,10 @@ def _finish(
     task: GlmTask,
     best: BestModel,
 ) -> RunResult:
-    """Save the result and the curves, on rank 0."""
-    gather_on_rank_0(model)
+    """Save the result, which all ranks join in, and the curves, on rank 0."""
+    save_result_together(folder.model, config, model, tokenizer)
     last: dict[str, float] = {}
     if dist.rank() == 0:
-        save_result(folder.model, config, model, tokenizer)
         curves = write_report(folder.report, folder.metrics, title=config.run_name or str(folder.path))
         last = {name: points[-1][1] for name, points in curves.items()}
     dist.wait_for_all()
