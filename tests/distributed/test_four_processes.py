@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from glm_train.export import export
 from support.compared_runs import agree, overrides
 from support.rank_runs import run_together
 
@@ -72,3 +73,19 @@ def test_only_one_copy_of_each_row_is_saved(runs: Path) -> None:
         rows = [(start, stop) for _, start, stop in entry["pieces"]]
         assert rows[0][0] == 0
         assert rows[-1][1] == entry["shape"][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hybrid", "hybrid-lora", "to-two"])
+def test_a_state_of_several_processes_is_exported_as_the_result_is(
+    runs: Path, tmp_path: Path, name: str
+) -> None:
+    """Of two copies shared by two processes each, and of one shared by two."""
+    state = runs / name / "checkpoints" / "step-00000020"
+    assert (state / "shards.json").exists()
+    export(str(state), tmp_path / "of-state")
+    export(str(runs / name), tmp_path / "of-run")
+    files = {path.name for path in (tmp_path / "of-run").iterdir()}
+    assert {"model.safetensors", "tokenizer.json"} < files
+    for file in files | {path.name for path in (tmp_path / "of-state").iterdir()}:
+        assert (tmp_path / "of-state" / file).read_bytes() == (tmp_path / "of-run" / file).read_bytes()
