@@ -104,4 +104,6 @@ class ClassifierTask(GlmTask):
             )
         loss = dist.all_reduce_sum(self._loss_sum).item() / len(documents)
         scores = self.measures(documents, targets, logits_ML)
-        self.validation = {"val/loss": loss, **{f"val/{name}": value for name, value in scores.items()}}
+        found_here = {"val/loss": loss, **{f"val/{name}": value for name, value in scores.items()}}
+        # Machines may differ in a last bit, and ranks must agree on which validation is best.
+        self.validation = dist.from_rank_0(found_here)
