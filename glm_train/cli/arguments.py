@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from glm_train.errors import ConfigError
 
@@ -32,70 +32,42 @@ def number(text: str, above: float = -math.inf) -> float:
     return value
 
 
-class _Option(NamedTuple):
-    """An option of drawing tokens: what it is, and from where to where it may go."""
-
-    kind: type
-    help: str
-    least: float
-    most: float
-    limits: str
-
-
-_WITHOUT_DRAWING = ("max_new_tokens", "repetition_penalty", "temperature")
-_OPTIONS = {
-    "max_new_tokens": _Option(int, "longest reply, in tokens (default 256)", 1, 2**31, "at least 1"),
-    "temperature": _Option(
-        float,
-        "draw tokens at this temperature; without it, the likeliest",
-        0.01,
-        100,
-        "from 0.01 to 100; leave it out for the likeliest tokens",
-    ),
-    "top_p": _Option(float, "draw from the likeliest share of mass p", 1e-9, 1, "above 0 and at most 1"),
-    "top_k": _Option(
-        int,
-        "draw from the k likeliest tokens, 0 for all (default 50)",
-        0,
-        2**31,
-        "at least 1, or 0 for all tokens",
-    ),
-    "min_p": _Option(
-        float, "draw from tokens at least p times as likely as the likeliest", 0, 1, "from 0 to 1"
-    ),
-    "seed": _Option(int, "of the drawing (default 0)", 0, 2**63 - 1, "from 0 to 2**63 - 1"),
-    "repetition_penalty": _Option(
-        float,
-        "above 1: tokens of prompt and reply become less likely",
-        0.01,
-        100,
-        "from 0.01 to 100; 1 is no penalty",
-    ),
+_DRAWING = (
+    ("max-new-tokens", int, "longest reply, in tokens (default 256)"),
+    ("repetition-penalty", float, "above 1: tokens of prompt and reply become less likely"),
+    ("temperature", float, "draw tokens at this temperature; without it, the likeliest"),
+    ("top-p", float, "with --temperature: draw from the likeliest share of mass p"),
+    ("top-k", int, "with --temperature: draw from the k likeliest tokens, 0 for all (default 50)"),
+    ("min-p", float, "with --temperature: draw from tokens at least p times as likely as the likeliest"),
+    ("seed", int, "with --temperature: of the drawing (default 0)"),
+)
+_LIMITS = {
+    "max-new-tokens": (1, 2**31, "at least 1"),
+    "repetition-penalty": (0.01, 100, "from 0.01 to 100; 1 is no penalty"),
+    "temperature": (0.01, 100, "from 0.01 to 100; leave it out for the likeliest tokens"),
+    "top-p": (1e-9, 1, "above 0 and at most 1"),
+    "top-k": (0, 2**31, "at least 1, or 0 for all tokens"),
+    "min-p": (0, 1, "from 0 to 1"),
+    "seed": (0, 2**63 - 1, "from 0 to 2**63 - 1"),
 }
 
 
 def add_drawing(parser: argparse._ActionsContainer) -> None:
     """The options of how a reply is made."""
-    for name, option in _OPTIONS.items():
-        text = option.help if name in _WITHOUT_DRAWING else f"with --temperature: {option.help}"
-        metavar = "N" if option.kind is int else "X"
-        parser.add_argument(f"--{_dashed(name)}", type=option.kind, metavar=metavar, help=text)
+    for name, kind, text in _DRAWING:
+        parser.add_argument(f"--{name}", type=kind, metavar="N" if kind is int else "X", help=text)
 
 
 def drawing(args: argparse.Namespace) -> dict[str, Any]:
     """What was said of how a reply is made; refuses values out of their limits, or without effect."""
-    given = {name: value for name in _OPTIONS if (value := getattr(args, name)) is not None}
-    for name, value in given.items():
-        option = _OPTIONS[name]
-        if not option.least <= value <= option.most:
-            raise ConfigError(f"--{_dashed(name)} {value}: must be {option.limits}")
-    drawn = [name for name in given if name not in _WITHOUT_DRAWING]
-    if drawn and "temperature" not in given:
-        raise ConfigError(
-            f"--{_dashed(drawn[0])} needs --temperature: without it the likeliest token is taken"
-        )
+    given: dict[str, Any] = {}
+    for name, (least, most, wanted) in _LIMITS.items():
+        value = getattr(args, name.replace("-", "_"))
+        if value is None:
+            continue
+        if not least <= value <= most:
+            raise ConfigError(f"--{name} {value}: must be {wanted}")
+        if name in ("top-p", "top-k", "min-p", "seed") and args.temperature is None:
+            raise ConfigError(f"--{name} needs --temperature: without it the likeliest token is taken")
+        given[name.replace("-", "_")] = value
     return given
-
-
-def _dashed(name: str) -> str:
-    return name.replace("_", "-")
