@@ -30,6 +30,10 @@ class CheckpointError(GlmTrainError):
     """A model folder or a saved run state that cannot be loaded or written."""
 
 
+class FailedElsewhere(CheckpointError):
+    """What another process of the run could not do, where this one waits for it: that one reports it."""
+
+
 class CheckFailed(GlmTrainError):
     """A check that the user asked for, or that every run makes, said no."""
 

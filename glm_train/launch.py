@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,9 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, PContext
 from glm_train.bar import progress_bar
 from glm_train.build_data import build_data, build_tokenizer
 from glm_train.build_model import check_attention, device_type, shard_size
-from glm_train.errors import ConfigError, GlmTrainError
+from glm_train.errors import ConfigError, FailedElsewhere, GlmTrainError
 from glm_train.parallel.rendezvous import OtherRankFailed, Output, Rendezvous, Seat
+from glm_train.parallel.signals import SIGNALS, Stopped
 from glm_train.run_folder import choose_run_folder
 
 if TYPE_CHECKING:
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 _PARENT = "GLM_TRAIN_PARENT"  # its process id, in the environment of the processes it starts
 _GRACE = 15.0  # seconds in which the other ranks end by themselves, once one has failed
 _GRACE_SAVED = 120.0  # the same once one has stopped with the state saved
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def start(config: RunConfig, recipe: str, overrides: Sequence[str]) -> int:
@@ -58,7 +59,7 @@ def start(config: RunConfig, recipe: str, overrides: Sequence[str]) -> int:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it ourselves
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"  # torch would kill after 30 seconds
     ranks = _Ranks(store)
-    before = {number: signal.signal(number, ranks.pass_on) for number in _SIGNALS}
+    before = {number: signal.signal(number, ranks.pass_on) for number in SIGNALS}
     try:
         command = ("-m", "glm_train", "fit", recipe, *overrides)
         ranks.processes = start_processes(
@@ -68,6 +69,7 @@ def start(config: RunConfig, recipe: str, overrides: Sequence[str]) -> int:
             envs={rank: _environment(rank, processes, store.port) for rank in range(processes)},
             logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
         )
+        ranks.send()
         return ranks.wait()
     finally:
         if ranks.processes is not None:
@@ -90,10 +92,6 @@ def as_rank(
     seat: Seat, config: RunConfig, work: Callable[[RunConfig, Rendezvous, Output | None], int]
 ) -> int:
     """Do this process's part of a run, and end the process where it fails: others may hold it up for ever."""
-    from glm_train.callbacks.preemption import (
-        Stopped,
-    )  # Lightning takes seconds, which the parent need not wait
-
     _end_with_parent()
     output = Output() if seat.rank > 0 else None
     meeting: Rendezvous | None = None
@@ -105,11 +103,12 @@ def as_rank(
     except OtherRankFailed as failed:
         code = failed.exit_code
     except Stopped as stopped:
-        code = stopped.exit_code  # rank 0 has said so
+        code = _say_stopped(stopped, meeting, output)
     except BaseException as error:
         code = _report(error, meeting, output)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 
@@ -136,30 +135,44 @@ def settle(config: RunConfig, seat: Seat) -> RunConfig:
     return config
 
 
+def _say_stopped(stopped: Stopped, meeting: Rendezvous | None, output: Output | None) -> int:
+    """Say why the run ends, once of all ranks; the exit code. Stopped after a save, all of them stop together."""
+    if stopped.at_once and meeting is not None:
+        first = meeting.claim_failure(stopped.exit_code)
+        if first is not None:
+            return first
+    elif output is not None:
+        return stopped.exit_code
+    _tell(f"glm-train: {stopped}{stopped.advice}\n", output)
+    return stopped.exit_code
+
+
 def _report(error: BaseException, meeting: Rendezvous | None, output: Output | None) -> int:
     """Report a failure unless another rank failed first; the exit code."""
     ours = isinstance(error, GlmTrainError)
     code = error.exit_code if isinstance(error, GlmTrainError) else 1
-    if isinstance(error, KeyboardInterrupt):
-        code = 130
     if meeting is not None:
         # When a rank is gone, the collectives of the others fail.
-        patient = isinstance(error, RuntimeError) and not ours
+        patient = isinstance(error, FailedElsewhere if ours else RuntimeError)
         first = meeting.claim_failure(code, patient=patient)
         if first is not None:
             return first
     rank = "" if output is None else f" (rank {meeting.seat.rank if meeting else '?'})"
-    if isinstance(error, KeyboardInterrupt):
-        text = "glm-train: stopped by Ctrl-C\n"
-    elif ours:
+    if ours:
         head, *rest = str(error).splitlines() or [""]
         text = "\n".join([f"glm-train: error: {head}", *(f"  {line}" for line in rest)]) + "\n"
     else:
         text = "".join(traceback.format_exception(error)) + f"glm-train: failed{rank}, as shown above\n"
-    if output is not None:
-        output.last_words(text)
-    sys.stderr.write(text)
+    _tell(text, output)
     return code
+
+
+def _tell(text: str, output: Output | None) -> None:
+    """To the terminal, and to the log of a rank other than 0."""
+    with suppress(OSError):  # the terminal may be gone
+        if output is not None:
+            output.last_words(text)
+        sys.stderr.write(text)
 
 
 class _Ranks:
@@ -169,53 +182,71 @@ class _Ranks:
         self.processes: PContext | None = None
         self._store = torch_dist.PrefixStore("glm-train/0", store)
         self._asked = 0
+        self._until = float("inf")  # then those that are left are killed
 
     def pass_on(self, number: int, frame: FrameType | None) -> None:
         """A signal to this process is one to all ranks, which have sessions of their own."""
+        if self._asked and number == signal.SIGINT:
+            self._until = min(
+                self._until, time.monotonic() + _GRACE
+            )  # one that waits for another cannot hear it
         self._asked = number
+        self.send()
+
+    def send(self) -> None:
+        """Also what came while the processes were being started."""
         for pid in self._pids().values():
-            if _exit_code(pid) is None:
-                os.kill(pid, number)
+            if self._asked and _exit_code(pid) is None:
+                os.kill(pid, self._asked)
 
     def wait(self) -> int:
         """Until all have ended; where one fails the others have `_GRACE` seconds."""
         first: int | None = None
-        until = float("inf")
         while True:
             codes = {rank: _exit_code(pid) for rank, pid in self._pids().items()}
-            if first is None:
-                failed = {rank: code for rank, code in codes.items() if code}
-                if failed:
-                    first = self._first(failed)
-                    until = time.monotonic() + (_GRACE_SAVED if first in (130, 143) else _GRACE)
+            failed = {rank: code for rank, code in codes.items() if code}
+            if first is None and failed:
+                first = self._first(failed)
+                saved = first in (130, 143) and not self._store.check(["failed"])
+                self._until = min(self._until, time.monotonic() + (_GRACE_SAVED if saved else _GRACE))
             if None not in codes.values():
                 return first or 0
-            if time.monotonic() > until:
+            if time.monotonic() > self._until:
                 print(
                     "glm-train: the other processes did not end by themselves and are killed", file=sys.stderr
                 )
-                return first or 1
+                return first or (128 + self._asked if self._asked else 1)
             time.sleep(0.1)
 
     def _first(self, failed: dict[int, int]) -> int:
-        """The exit code of the run once processes have failed; says which one a signal killed."""
-        rank, code = next(iter(failed.items()))
-        if self._asked:
-            return 128 + self._asked
-        killed = {r: c for r, c in failed.items() if c < 0}
-        if killed and len(killed) == len(failed):
-            rank, code = next(iter(killed.items()))
-            self._store.compare_set("failed", "", f"{rank} 1")
-            name = signal.Signals(-code).name
-            cause = ": out of memory, as a rule" if -code == signal.SIGKILL else ""
-            print(
-                f"glm-train: error: rank {rank} was killed by {name}{cause}. The other ranks end; go on "
-                "with resume=auto",
-                file=sys.stderr,
-                flush=True,
+        """The exit code of the run once processes have failed; says why where the process could not."""
+        if ended := {rank: code for rank, code in failed.items() if code > 0}:
+            rank, code = next(iter(ended.items()))
+            if code not in (130, 143) and self._claim(rank, code):
+                text = f"error: rank {rank} ended with exit code {code}"
+                print(f"glm-train: {text}. The other ranks end", file=sys.stderr, flush=True)
+            return code
+        rank, number = next((rank, -code) for rank, code in failed.items())
+        code = 143 if number == signal.SIGTERM else 1
+        if number == self._asked:  # it came before the process could have a handler for it
+            code = 128 + number
+            text = f"stopped by {signal.Signals(number).name} before the first step: nothing is lost"
+        else:
+            cause = ": out of memory, as a rule" if number == signal.SIGKILL else ""
+            text = (
+                f"error: rank {rank} was killed by {signal.Signals(number).name}{cause}. The other ranks end; go on "
+                "with resume=auto"
             )
-            return 143 if -code == signal.SIGTERM else 1
-        return next(c for c in failed.values() if c > 0)
+        self._claim(rank, code)
+        print(f"glm-train: {text}", file=sys.stderr, flush=True)
+        return code
+
+    def _claim(self, rank: int, code: int) -> bool:
+        """Say to the others that this one has failed; whether nobody had said so of any."""
+        if self._store.check(["failed"]):
+            return False
+        self._store.set("failed", f"{rank} {code}")
+        return True
 
     def _pids(self) -> dict[int, int]:
         return self.processes.pids() if self.processes is not None else {}

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glm_train.checkpoint.manifest import MANIFEST_NAME, is_complete
+from glm_train.checkpoint.new_folder import sweep
 from glm_train.checkpoint.resume import STATE_NAME, newest_valid
 from glm_train.errors import CheckpointError, ConfigError
 
+_NEW_LINK = ".latest"  # what the link to the newest run is called until it has its place
 _STATES = ("checkpoints", "best")  # the folders of a run that hold states
 
 
@@ -55,11 +57,18 @@ class RunFolder:
     def begin(self, settings: str, *, latest: bool) -> None:
         """Make the folder and write `settings` as its config.yaml; with `latest`, let that name point to it.
 
-        Raises `ConfigError` where it cannot be written.
+        What an earlier start that was killed left unfinished is removed. Raises `ConfigError` where it cannot be
+        written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self.config.write_text(settings, encoding="utf-8")
+            for place in (self.path, self.best):  # `checkpoints` is swept where its states are looked up
+                sweep(place)
+            for unfinished in (*self.path.glob("*.tmp"), self.path / _NEW_LINK):
+                unfinished.unlink(missing_ok=True)
+            partial = self.path / f"{self.config.name}.tmp"
+            partial.write_text(settings, encoding="utf-8")
+            partial.replace(self.config)
             if latest:
                 _mark_latest(self.path)
         except OSError as error:
@@ -162,7 +171,7 @@ def _mark_latest(path: Path) -> None:
     link = path.parent / "latest"
     if link.exists() and not link.is_symlink():
         return
-    fresh = link.with_name(f".latest-{os.getpid()}")
+    fresh = path / _NEW_LINK
     fresh.symlink_to(path.name, target_is_directory=True)
     fresh.replace(link)
 

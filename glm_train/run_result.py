@@ -17,6 +17,7 @@ from glm_train.build_data import build_tokenizer, config_changes
 from glm_train.build_model import MODELS, base_dtype, device_type, lora_settings
 from glm_train.checkpoint.gathered import Tensors, end_sharing, write_together
 from glm_train.checkpoint.mapped import map_weights
+from glm_train.checkpoint.new_folder import replaced
 from glm_train.checkpoint.pretrained import (
     Pretrained,
     silent_about_new_heads,
@@ -43,14 +44,19 @@ def save_result_together(path: Path, config: RunConfig, model: Pretrained, token
     """`save_result` by the first of several processes; all of them call this. Alone, it is the same.
 
     What is shared out is gathered one tensor at a time: nobody has the whole model. It cannot run any more then.
-    Raises `CheckpointError` in all processes where it cannot be written.
+    The folder is there whole, or not at all. Raises `CheckpointError` in all processes where it cannot be written.
     """
     shares: Mapping[str, Tensor] = end_sharing(model)
     if isinstance(config.adapter, LoraAdapter):
         from glm_train.adapters.record import own_tensors
 
         shares = own_tensors(model)
-    write_together(shares, lambda weights: save_result(path, config, model, tokenizer, weights))
+
+    def write(weights: Tensors) -> None:
+        with replaced(path) as draft:
+            save_result(draft, config, model, tokenizer, weights)
+
+    write_together(shares, write)
 
 
 def save_result(
@@ -60,10 +66,7 @@ def save_result(
     tokenizer: GlmTokenizer,
     weights: Tensors | None = None,
 ) -> None:
-    """The adapter where the run trained one, else the model. `weights` take the place of the model's own.
-
-    What lies at `path` is of this run, where it was killed while it wrote, and is written over.
-    """
+    """The adapter where the run trained one, else the model. `weights` take the place of the model's own."""
     if not isinstance(config.adapter, LoraAdapter):
         save_model(path, model, tokenizer, weights)
         return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from glm_train import dist
+from glm_train.checkpoint.disk import disk_errors
 from glm_train.errors import CheckpointError
 
 FIRST_COLUMNS = ("step", "epoch")
@@ -37,6 +40,14 @@ def read_metrics(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     return columns, rows
 
 
+def _drop_cut_row(path: Path) -> None:
+    """Remove a last row that a full disk cut off: what is left of its numbers looks like others."""
+    with suppress(OSError):  # which the reader reports
+        content = path.read_bytes()
+        if content and not content.endswith(b"\n"):
+            os.truncate(path, content.rfind(b"\n") + 1)
+
+
 class CsvLogger(Logger):
     """Writes every logged scalar. A file of an earlier part of the run is continued, from `resumed_step` on.
 
@@ -50,6 +61,7 @@ class CsvLogger(Logger):
         self._rows: list[dict[str, str]] = []
         self._pending: dict[str, str] = {}
         if path.exists() and dist.rank() == 0:
+            _drop_cut_row(path)
             self._columns, rows = read_metrics(path)
             self._rows = [row for row in rows if int(row["step"]) <= resumed_step]
             self._write_all()
@@ -77,10 +89,15 @@ class CsvLogger(Logger):
     def save(self) -> None:
         """Write the row that is still open, and the file where there is none."""
         if not self._pending:
-            if not self.path.exists():
-                self._write_all()  # a run that has nothing to log still has the file
+            if not self.path.exists():  # a run that has nothing to log still has the file
+                with disk_errors(self.path.parent, 0, self.path.name):
+                    self._write_all()
             return
         row, self._pending = self._pending, {}
+        with disk_errors(self.path.parent, 0, self.path.name):
+            self._save_row(row)
+
+    def _save_row(self, row: dict[str, str]) -> None:
         if self._rows and self._rows[-1]["step"] == row["step"]:
             self._rows[-1].update(row)
             rewrite = True

@@ -6,6 +6,7 @@ import html
 from pathlib import Path
 
 from glm_train.callbacks.csv_logger import FIRST_COLUMNS, read_metrics
+from glm_train.checkpoint.disk import disk_errors
 
 _WIDTH, _HEIGHT, _MARGIN = 640, 220, 48
 _CHARTS = (
@@ -37,12 +38,13 @@ def write_report(path: Path, metrics_csv: Path, title: str) -> dict[str, Series]
         for heading, names in _CHARTS
         if any(name in curves for name in names)
     )
-    path.write_text(
+    page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
         f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1>{charts}"
-        f"<h2>Last values</h2><table>{last}</table></html>\n",
-        encoding="utf-8",
+        f"<h2>Last values</h2><table>{last}</table></html>\n"
     )
+    with disk_errors(path.parent, len(page.encode()), path.name):
+        path.write_text(page, encoding="utf-8")
     return curves
 
 

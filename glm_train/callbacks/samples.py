@@ -29,6 +29,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from glm_train import dist
+from glm_train.checkpoint.disk import disk_errors
 from glm_train.data.store import IGNORE, ExampleStore
 from glm_train.errors import CheckpointError
 from glm_train.parallel.shard import is_sharded, let_go
@@ -113,7 +114,7 @@ class SampleAnswers(Callback):
                 answer.stopped_by,
             )
             rows.append(row)
-        with self.path.open("a", encoding="utf-8") as file:
+        with disk_errors(self.path.parent, 0, self.path.name), self.path.open("a", encoding="utf-8") as file:
             for row in rows:
                 file.write(json.dumps(dict(zip(COLUMNS, row, strict=True)), ensure_ascii=False) + "\n")
         for logger in trainer.loggers:

@@ -48,14 +48,16 @@ def require_room(folder: Path, needed: int, what: str) -> None:
 
 @contextmanager
 def disk_errors(folder: Path, needed: int, what: str) -> Iterator[None]:
-    """Turn an OSError of writing `what` into `folder` to a `CheckpointError`, with sizes for a full disk."""
+    """Turn an OSError of writing `what` into `folder` to a `CheckpointError`, with sizes for a full disk.
+
+    `needed`: the bytes of all of it; 0 where nobody knows.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in _NO_ROOM:
-            raise CheckpointError(
-                f"{_no_room(folder, needed, what, _free(folder))} ({error.strerror})"
-            ) from error
+            free = _free(folder) + _unfinished(folder)  # which is removed now
+            raise CheckpointError(f"{_no_room(folder, needed, what, free)} ({error.strerror})") from error
         raise CheckpointError(
             f"{what} could not be written to {folder}: {error.strerror or error}. "
             "Nothing that was there before is lost; check the disk and the folder's permissions."
@@ -69,9 +71,26 @@ def _free(folder: Path) -> int:
     ).free
 
 
-def _no_room(folder: Path, needed: int, what: str, free: int) -> str:
-    return (
-        f"{what} needs {needed} bytes ({needed / 2**30:.2f} GiB) in {folder}, where {free} bytes "
-        f"({free / 2**30:.2f} GiB) are free. Nothing that was there before is lost. Free some space, lift "
-        "the quota or the file size limit, or choose another folder."
+def _unfinished(folder: Path) -> int:
+    """Bytes that the drafts in `folder` take, which end with the save that failed."""
+    return sum(
+        file.stat().st_size
+        for draft in folder.glob(".tmp-*")
+        for file in (draft.iterdir() if draft.is_dir() else [draft])
     )
+
+
+def _no_room(folder: Path, needed: int, what: str, free: int) -> str:
+    sizes = f"{what} needs {_bytes(needed)} in {folder}, where {_bytes(free)} are free"
+    if needed == 0:
+        sizes = f"no room for {what} in {folder}, where {_bytes(free)} are free"
+    elif needed > free:
+        sizes += f": {_bytes(needed - free)} are missing"
+    return (
+        f"{sizes}. Nothing that was there before is lost. Free some space, lift the quota or the file size limit, or "
+        "choose another folder."
+    )
+
+
+def _bytes(number: int) -> str:
+    return f"{number} bytes ({number / 2**30:.2f} GiB)"

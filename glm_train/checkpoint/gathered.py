@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from glm_train import dist
 from glm_train.checkpoint.fit import places
 from glm_train.checkpoint.safetensors_file import Deferred
-from glm_train.errors import CheckpointError
+from glm_train.errors import FailedElsewhere
 
 Tensors = Mapping[str, Tensor | Deferred]
 
@@ -29,8 +29,8 @@ def write_together(shares: Mapping[str, Tensor], write: Callable[[Tensors], None
     """Call `write` in process 0 with the tensors of `shares`; every process calls this, with the same names.
 
     What is shared out (a DTensor) is `Deferred` there: whole, on the CPU, when it is made, which may be in any order
-    and more than once. Raises in process 0 what `write` raises, and in the others `CheckpointError` with the
-    same words.
+    and more than once. Raises in process 0 what `write` raises, and in the others `FailedElsewhere` with the same
+    words.
     """
     if dist.rank() > 0:
         _serve(shares)
@@ -38,7 +38,7 @@ def write_together(shares: Mapping[str, Tensor], write: Callable[[Tensors], None
     tensors = {name: _deferred(name, tensor) for name, tensor in shares.items()}
     try:
         write(tensors)
-    except BaseException as error:
+    except Exception as error:  # not for a signal, which may come where the others wait for something else
         dist.from_rank_0((None, str(error) or type(error).__name__))
         raise
     dist.from_rank_0((None, None))
@@ -64,7 +64,7 @@ def _serve(shares: Mapping[str, Tensor]) -> None:
     while True:
         name, failure = dist.from_rank_0(None)
         if failure is not None:
-            raise CheckpointError(failure)
+            raise FailedElsewhere(failure)
         if name is None:
             return
         _whole(shares[name])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from glm_train.checkpoint.disk import disk_errors, sync_folder
-from glm_train.errors import ConfigError
+from glm_train.checkpoint.resume import clear_leftovers, draft_of, only_writer, publish
+from glm_train.errors import CheckpointError, ConfigError
 
 
 def free_place(out: Path, source: Path) -> Path:
@@ -62,3 +63,31 @@ def published(place: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+@contextmanager
+def replaced(place: Path) -> Iterator[Path]:
+    """A new folder to write into, which takes the place of what lies at `place` when the block has ended well.
+
+    A process killed at any point leaves the folder there was, or the new one, or none, and leftovers that the next call
+    or `clear_leftovers` removes. Raises `CheckpointError` where the disk refuses, or another process is at it.
+    """
+    with disk_errors(place, 0, "the result"):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with only_writer(place.parent):
+            clear_leftovers(place.parent)
+            draft = place.with_name(draft_of(place.name))
+            draft.mkdir()
+            try:
+                yield draft
+                publish(draft, place)
+            except BaseException:
+                shutil.rmtree(draft, ignore_errors=True)
+                raise
+
+
+def sweep(directory: Path) -> None:
+    """Remove what killed processes left where states or results are published, unless one is at work there."""
+    if directory.is_dir():
+        with suppress(CheckpointError, OSError), only_writer(directory):
+            clear_leftovers(directory)

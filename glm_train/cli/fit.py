@@ -35,6 +35,17 @@ def run(args: argparse.Namespace) -> int:
         from glm_train.cli.sweep import sweep
 
         return sweep(args.recipe, args.overrides)
+    from glm_train.parallel.signals import Stopped, heeded
+
+    try:
+        with heeded():
+            return _run(args)
+    except Stopped as stopped:
+        print(f"glm-train: {stopped}{stopped.advice}", file=sys.stderr)
+        return stopped.exit_code
+
+
+def _run(args: argparse.Namespace) -> int:
     from glm_train.config.compose import compose
 
     config = compose(args.recipe, args.overrides)
@@ -62,18 +73,21 @@ def _fit(
     output: Output | None = None,
 ) -> int:
     """Train in this process, one of several where there is a `meeting`."""
-    from glm_train.callbacks.preemption import Stopped
-    from glm_train.run import fit
+    from glm_train.parallel.signals import Stopped
 
     try:
+        from glm_train.run import fit
+
         result = fit(config, args.recipe, meeting, output)
     except Stopped as stopped:
-        kept = [o for o in args.overrides if not o.startswith(("resume=", "output_dir="))]
-        again = shlex.join([program(), "fit", args.recipe, *kept, f"resume={stopped.folder}"])
-        print(f"glm-train: {stopped}. Go on with: {again}", file=sys.stderr)
-        if meeting is not None:
-            raise
-        return stopped.exit_code
+        if stopped.folder is not None:
+            kept = [o for o in args.overrides if not o.startswith(("resume=", "output_dir="))]
+            there = [f"resume={stopped.folder}"]
+            if stopped.at_once:  # there may be no state yet
+                there = [f"output_dir={stopped.folder}", "resume=auto"]
+            again = shlex.join([program(), "fit", args.recipe, *kept, *there])
+            stopped.advice = f". Go on with: {again}"
+        raise
     _say_what_is_there(result, config)
     return 0
 
