@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fault_runs import server
 from run_states import assert_is_step, save, state
 
 from glm_train.checkpoint import safetensors_file
@@ -22,10 +23,7 @@ from glm_train.errors import CheckpointError
 
 @pytest.fixture(scope="module")
 def processes() -> multiprocessing.context.ForkServerContext:
-    """Children of a server that has imported everything: each starts in milliseconds."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "pytest", "glm_train.checkpoint.resume"])
-    return context
+    return server()
 
 
 def save_until_killed(directory: str, started: threading.Event) -> None:
