@@ -1,49 +1,40 @@
-"""Samples of a model whose weights are spread over two processes: the same answers, and the shards afterwards."""
+"""Samples of a sharded model: its whole weights are let go of. (Several processes: test_tasks_across_ranks.py.)"""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch.distributed.tensor import DTensor
 
 from glm_train import GlmForCausalLM, GlmTokenizer
-from support.sharded_samples import answers
+from glm_train.callbacks.samples import answer_samples
+from glm_train.parallel.shard import build_mesh, shard
+
+PROMPTS = ("Hello", "What is the weather?", "你好")
 
 
-def test_sharded_weights_answer_as_whole_ones_and_stay_sharded(model_folder: Path, tmp_path: Path) -> None:
-    tests = Path(__file__).parent.parent
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])}
-    ranks = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "support.sharded_samples",
-                str(model_folder),
-                str(rank),
-                str(tmp_path / "store"),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    results = []
-    for process in ranks:
-        out, error = process.communicate(timeout=120)
-        assert process.returncode == 0, error
-        results.append(json.loads(out))
-    assert results[0] == results[1]
-    model = GlmForCausalLM.from_pretrained(model_folder).train()
+@pytest.fixture
+def group_of_one(tmp_path: Path) -> Iterator[None]:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group_of_one")
+def test_a_sharded_model_answers_as_a_whole_one_and_stays_sharded(model_folder: Path) -> None:
     tokenizer = GlmTokenizer.from_pretrained(model_folder)
-    assert results[0]["answers"] == answers(model, tokenizer)
-    assert results[0]["sharded"]
+    prompts = [np.array(tokenizer.encode_plain(text), np.int32) for text in PROMPTS]
     ids = torch.tensor([tokenizer.encode_plain("Hello, how are you?")])
-    assert results[0]["loss"] == pytest.approx(model(ids, labels=ids).loss.item(), rel=1e-6)
+    whole, shared = (GlmForCausalLM.from_pretrained(model_folder).train() for _ in range(2))
+    shard(shared, build_mesh("cpu", 1), dtype=None, compute=None)
+    expected = answer_samples(whole, tokenizer, prompts, 6)
+    found = answer_samples(shared, tokenizer, prompts, 6)
+    assert [answer.written for answer in found] == [answer.written for answer in expected]
+    assert all(isinstance(parameter, DTensor) for parameter in shared.parameters())
+    loss = shared(ids, labels=ids).loss
+    loss.backward()
+    assert loss.item() == pytest.approx(whole(ids, labels=ids).loss.item(), rel=1e-6)
