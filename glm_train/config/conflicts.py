@@ -24,6 +24,7 @@ from glm_train.config.schema import (
     WsdSchedule,
 )
 
+_MOST_DEVICES = 1024
 Conflict = tuple[str, tuple[str, ...]]
 
 
@@ -52,6 +53,12 @@ def find_conflicts(sections: dict[str, Any]) -> Iterator[Conflict]:
 
 def _parallel(parallel: Any, adapter: Any, trainer: TrainerSettings) -> Iterator[Conflict]:
     processes = trainer.devices * trainer.num_nodes
+    if trainer.devices > _MOST_DEVICES:
+        yield (
+            f"trainer.devices={trainer.devices} would start as many processes; no machine has more than {_MOST_DEVICES}"
+            " devices",
+            ("trainer.devices",),
+        )
     if isinstance(parallel, SingleDevice) and processes > 1:
         key = "devices" if trainer.devices > 1 else "num_nodes"
         yield (

@@ -13,6 +13,7 @@ from glm_train.config.paths import expand_home
 from glm_train.errors import ConfigError, nearest
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_LONGEST = 300  # characters of a value in a message
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
 
 
@@ -60,7 +61,7 @@ def _annotated(value: Any, hint: Any, written: str | None) -> Any:
         if isinstance(extra, Home):
             converted = _expanded(converted)
         if isinstance(extra, Limit) and not extra.holds(converted):
-            raise Mismatch(f"must be {extra.wanted}, got {value!r}")
+            raise Mismatch(f"must be {extra.wanted}, got {_cut(repr(value))}")
     return converted
 
 
@@ -87,7 +88,7 @@ def _choice(value: Any, names: tuple[str, ...]) -> str:
     if value in names and isinstance(value, str):
         return value
     hint = nearest(value, names) if isinstance(value, str) else ""
-    raise Mismatch(f"expected {either(names)}, got {value!r}.{hint}".rstrip("."))
+    raise Mismatch(f"expected {either(names)}, got {_cut(repr(value))}.{hint}".rstrip("."))
 
 
 def _sequence(value: Any, arguments: tuple[Any, ...], hint: Any, written: str | None) -> tuple[Any, ...]:
@@ -147,4 +148,9 @@ def _shown(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, dict):
         return f"a mapping with the keys {', '.join(map(str, value))}" if value else "an empty mapping"
-    return f"the text {value!r}" if isinstance(value, str) else repr(value)
+    return f"the text {_cut(repr(value))}" if isinstance(value, str) else _cut(repr(value))
+
+
+def _cut(text: str) -> str:
+    """What fills a screen, shortened."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -10,6 +10,7 @@ from glm_train.config.limits import (
     FilePath,
     Limit,
     NotNegative,
+    Processes,
     Refusal,
     Share,
     Text,
@@ -76,7 +77,7 @@ class DataSettings:
     max_length: AtLeastOne = 2048  # tokens of one example
     packing: bool = True  # fill microbatches up to batch.tokens; false: batch.documents each, or one
     # Processes beside the main one that prepare large files and load batches; null: every core prepares, none loads.
-    workers: NotNegative | None = None  # null: see above
+    workers: Processes | None = None  # null: see above
     streaming: bool = False  # write no tokens to disk: read and encode each record again when its turn comes
     cache_dir: FilePath | None = None  # where prepared examples are kept; null: the user's cache directory
 

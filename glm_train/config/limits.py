@@ -48,8 +48,12 @@ def _weighs_nothing(name: str) -> bool:
     return split_weight(name)[1] is None
 
 
-AtLeastOne = Annotated[int, Limit("at least 1", lambda value: value >= 1)]
-NotNegative = Annotated[int, Limit("0 or more", lambda value: value >= 0)]
+MOST = 2**31 - 1  # of anything that is counted
+_AtMost = Limit(f"at most {MOST}", lambda value: value <= MOST)
+AtLeastOne = Annotated[int, Limit("at least 1", lambda value: value >= 1), _AtMost]
+NotNegative = Annotated[int, Limit("0 or more", lambda value: value >= 0), _AtMost]
+# Processes of one machine: each number more starts one.
+Processes = Annotated[int, Limit("from 0 to 1024", lambda value: 0 <= value <= 1024)]
 Rank = Annotated[int, Limit(f"from 1 to {MOST_RANK}", lambda value: 1 <= value <= MOST_RANK)]
 Seed = Annotated[int, Limit("from 0 to 4294967295", lambda value: 0 <= value < 2**32)]
 

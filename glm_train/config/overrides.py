@@ -26,6 +26,7 @@ _STRUCTURED = re.compile(r"\s*([\[{'\"]|[A-Za-z_]\w*\(|.*,)", re.DOTALL)
 _FORM = re.compile(r"[+]{0,2}[A-Za-z_][^=]*=|~[A-Za-z_]")
 _PLAIN_LIST = re.compile(r"\[([^\[\]{}'\"]+)\]")
 _SECRET = re.compile(r"api_?key|secret|password|passwd|(access|auth|hf)_?token", re.IGNORECASE)
+_LONGEST = 300  # characters of an argument in a message
 _DEEPEST = 50  # brackets in brackets; Hydra's parser calls itself for each
 
 
@@ -41,9 +42,10 @@ class Setting:
 
     @property
     def shown(self) -> str:
-        """The argument. A value that looks like a secret is not repeated."""
+        """The argument. A value that looks like a secret is not repeated, nor all of one that fills a screen."""
         key, _, _ = self.argument.partition("=")
-        return f"{key}=***" if _SECRET.search(key) else self.argument
+        whole = self.argument if len(self.argument) <= _LONGEST else f"{self.argument[:_LONGEST]}..."
+        return f"{key}=***" if _SECRET.search(key) else whole
 
     @property
     def place(self) -> str:

@@ -55,7 +55,7 @@ def told(recipe: str, *overrides: str) -> str:
         ("seed=-1", ["seed: must be from 0 to 4294967295, got -1"]),
         ("data.packing=1", ["data.packing: expected true or false, got 1"]),
         ("data.max_length=0", ["data.max_length: must be at least 1"]),
-        ("data.workers=-1", ["data.workers: must be 0 or more"]),
+        ("data.workers=-1", ["data.workers: must be from 0 to 1024"]),
         ("data.train=[]", ["data.train: must be at least one file"]),
         ("data.train=", ["data.train: must be a path, not an empty text"]),
         ("data.train=[a,~nouser/b]", ["data.train: ~nouser/b: ~nouser has no home folder"]),
@@ -184,6 +184,28 @@ def test_a_conflict_names_the_words_of_the_command_line_that_made_it(
     recipe: str, arguments: list[str], place: str
 ) -> None:
     assert f"({place})." in told(recipe, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("argument", "part"),
+    [
+        (
+            "trainer.devices=1000000",
+            "trainer.devices=1000000 would start as many processes; no machine has more",
+        ),
+        ("data.workers=100000", "data.workers: must be from 0 to 1024, got 100000"),
+        ("trainer.max_steps=99999999999999999999", "trainer.max_steps: must be at most 2147483647, got 9999"),
+        ("data.max_length=2147483648", "data.max_length: must be at most 2147483647"),
+        ("schedule.warmup_steps=2147483648", "schedule.warmup_steps: must be at most 2147483647"),
+    ],
+)
+def test_numbers_that_nobody_means_are_refused_before_processes_start(argument: str, part: str) -> None:
+    assert part in told("quickstart", "parallel=ddp", argument)
+
+
+def test_a_long_argument_is_cut_in_the_message() -> None:
+    assert len(told("quickstart", "seed=" + "9" * 5000)) < 1000
+    assert len(told("quickstart", "data.train=" + "9" * 5000, "optim.lr=x" + "9" * 5000)) < 1500
 
 
 def test_a_conflict_inside_a_recipe_names_the_line_of_the_choice(tmp_path: Path) -> None:
