@@ -1,15 +1,14 @@
-"""One process or two, each with the whole model or with its share: the same steps, losses and weights."""
+"""One process, two or four, each with the whole model or with its share: the same steps, losses and weights."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from support.compared_runs import agree, overrides, rows, weights
-from support.rank_runs import run_together
+from support.compared_runs import agree, overrides, rows, steps_seen
+from support.rank_runs import Phase, run_phases
 
 # name -> overrides of a run of one process, and what makes it one of two
 PAIRS = {
@@ -18,68 +17,38 @@ PAIRS = {
     "lora": (["batch.accumulate=4", "adapter=lora", "adapter.r=4"], ["batch.accumulate=2"]),
     "filler": (["batch.accumulate=10"], ["batch.accumulate=5"]),  # 11 chats: the last step has one microbatch
 }
-WAYS = ("ddp", "fsdp")
+# Those that test_resume_pairs.py has not.
+WAYS = {"full": ["ddp"], "full-1": ["ddp", "fsdp"], "lora": ["fsdp"], "filler": ["ddp", "fsdp"]}
+HYBRID = ("batch.accumulate=1", "parallel=hsdp", "parallel.shard_size=2")  # of four processes
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, model_folder: Path, chat_file: Path) -> Path:
-    """Each run of PAIRS by one process and by two, and those that go on from another's state."""
     place = tmp_path_factory.mktemp("runs")
 
     def job(name: str, *more: str) -> list[str]:
-        return overrides(model_folder, chat_file, place / name, *more)
+        return overrides(model_folder, chat_file, place / name, "trainer.save_every=99", *more)
 
     alone, together = [], []
     for name, (one, two) in PAIRS.items():
         alone.append(job(f"{name}-one", *one))
-        together += [job(f"{name}-{way}", *one, *two, f"parallel={way}") for way in WAYS]
-    run_together(alone, 1, place)
-    stopped = ["batch.accumulate=2", "trainer.max_steps=10"]
-    run_together(
-        [
-            *together,
-            job("again", "batch.accumulate=2", "parallel=fsdp"),
-            job("resumed", *stopped, "parallel=fsdp"),
-            job("resumed", "batch.accumulate=2", "parallel=fsdp", "resume=auto"),
-            job("to-one", *stopped, "parallel=fsdp"),
-            job("lora-to-one", *stopped, "adapter=lora", "adapter.r=4", "parallel=fsdp"),
-        ],
-        2,
-        place,
-    )
-    run_together(
-        [
-            job("to-one", "batch.accumulate=4", "resume=auto"),
-            job("lora-to-one", "batch.accumulate=4", "adapter=lora", "adapter.r=4", "resume=auto"),
-            job("to-two", "batch.accumulate=4", "trainer.max_steps=10"),
-        ],
-        1,
-        place,
-    )
-    run_together([job("to-two", "batch.accumulate=2", "parallel=fsdp", "resume=auto")], 2, place)
+        together += [job(f"{name}-{way}", *one, *two, f"parallel={way}") for way in WAYS[name]]
+    four = job("full-hsdp", *HYBRID)
+    run_phases([Phase(1, alone), Phase(2, together), Phase(4, [four])], place)
     return place
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize(("name", "way"), [(name, way) for name, ways in WAYS.items() for way in ways])
 def test_two_processes_train_what_one_does(runs: Path, name: str, way: str) -> None:
     agree(runs / f"{name}-one", runs / f"{name}-{way}")
+    assert steps_seen(runs / f"{name}-one", 1) == steps_seen(runs / f"{name}-{way}", 2)
 
 
 @pytest.mark.slow
-def test_a_resumed_run_is_the_one_never_stopped_bit_for_bit(runs: Path) -> None:
-    assert rows(runs / "resumed") == rows(runs / "full-fsdp") == rows(runs / "again")
-    expected, found = weights(runs / "full-fsdp"), weights(runs / "resumed")
-    assert all(np.array_equal(tensor, found[name]) for name, tensor in expected.items())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("whole", "part"), [("full-one", "to-one"), ("full-one", "to-two"), ("lora-one", "lora-to-one")]
-)
-def test_a_state_goes_on_with_another_number_of_processes(runs: Path, whole: str, part: str) -> None:
-    agree(runs / whole, runs / part)
+def test_two_copies_shared_by_two_processes_each_train_what_one_does(runs: Path) -> None:
+    agree(runs / "full-one", runs / "full-hsdp")
+    assert steps_seen(runs / "full-one", 1) == steps_seen(runs / "full-hsdp", 4)
 
 
 @pytest.mark.slow

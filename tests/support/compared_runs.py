@@ -8,6 +8,7 @@ weights agree to WEIGHTS after 20 steps.
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ STEPS, LOSS, WEIGHTS = 20, 1e-5, 2e-5
 
 
 def overrides(model: Path, data: Path, output: Path, *more: str) -> list[str]:
-    settings = {
+    """The run's overrides; those of `more` come before the shared ones."""
+    settings: dict[str, object] = {
         "model.path": model,
         "data.train": data,
         "data.validation": data,
@@ -33,8 +35,9 @@ def overrides(model: Path, data: Path, output: Path, *more: str) -> list[str]:
         "optim.lr": 0.003,
         "optim.eps": 1e-3,
         "output_dir": output,
+        **dict(setting.split("=", 1) for setting in more),
     }
-    return [*(f"{key}={value}" for key, value in settings.items()), *more]
+    return [f"{key}={value}" for key, value in settings.items()]
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
@@ -49,6 +52,15 @@ def rows(folder: Path) -> list[dict[str, float]]:
 def weights(folder: Path) -> dict[str, np.ndarray]:
     whole = folder / "model" / "model.safetensors"
     return load_file(whole if whole.exists() else folder / "model" / "adapter_model.safetensors")
+
+
+def steps_seen(folder: Path, processes: int) -> dict[int, list[int]]:
+    """The documents of each step that `processes` processes did here, by step, those of all processes in order."""
+    seen: dict[int, list[int]] = {}
+    for rank in range(processes):
+        for step, documents in json.loads((folder / f"steps-{processes}-{rank}.json").read_text()):
+            seen.setdefault(step, []).extend(documents)
+    return {step: sorted(documents) for step, documents in seen.items()}
 
 
 def agree(one: Path, other: Path) -> None:
