@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from glm_train.adapters.lora import add_adapter
-from glm_train.adapters.quantize import quantize_base
 from glm_train.adapters.settings import SPLITS
 from glm_train.build_data import build_tokenizer, config_changes
-from glm_train.build_model import MODELS, base_dtype, device_type, lora_settings
+from glm_train.build_model import MODELS, base_dtype, lora_settings
 from glm_train.checkpoint.gathered import Tensors, end_sharing, write_together
 from glm_train.checkpoint.mapped import map_weights
 from glm_train.checkpoint.new_folder import replaced
@@ -24,9 +23,11 @@ from glm_train.checkpoint.pretrained import (
     write_generation,
     write_model,
 )
+from glm_train.checkpoint.resume import STATE_NAME
+from glm_train.checkpoint.safetensors_file import strict_json
 from glm_train.checkpoint.sharded import open_state
 from glm_train.checkpoint.slices import SavedTensor, put
-from glm_train.config.schema import LoraAdapter, QloraAdapter
+from glm_train.config.schema import LoraAdapter
 from glm_train.data.sequence_targets import PROBLEM_TYPES, SequenceLabels
 from glm_train.data.token_classes import TokenLabels
 from glm_train.errors import CheckpointError, ConfigError
@@ -115,7 +116,6 @@ class SavedRun:
     changes: dict[str, Any]
     tokenizer: GlmTokenizer
     weights: Mapping[str, SavedTensor]
-    on_gpu: bool
 
     @property
     def folder(self) -> Path:
@@ -175,29 +175,22 @@ def open_run_state(state: Path) -> SavedRun:
         ) from None
     _refuse_other_model(state, position, model_position(config, model_config, tokenizer))
     changes = {**config_changes(config), **_labels(state, config, position)}
-    on_gpu = any(name.endswith("cuda") for name in tensors.get("random", {}))
-    return SavedRun(state, config, base, changes, tokenizer, tensors["model"], on_gpu)
+    return SavedRun(state, config, base, changes, tokenizer, tensors["model"])
 
 
 def save_adapter_of(saved: SavedRun, path: Path) -> None:
-    """Write the adapter folder that the run would have left at this step. The base stays in its files.
+    """Write the adapter folder that the run would have left at this step. The base stays in its files, in 16 bits too
+    where the run had it in 4: the adapter is the same.
 
-    First values that count from the base's own weights are found again as the run found them: with its seed.
+    First values that count from the base's own weights are found again as the run found them: with its seed, from
+    weights in its dtype. Those are then in memory, where the files have another.
     """
     config, adapter = saved.config, saved.config.adapter
     assert isinstance(adapter, LoraAdapter)
     model = saved.bare_model()
-    starts = adapter.init in SPLITS
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        map_weights(model, saved.base, base_dtype(config) if starts else None)
-        if starts and isinstance(adapter, QloraAdapter):
-            if saved.on_gpu and not torch.cuda.is_available():
-                raise CheckpointError(
-                    f"{saved.state}: its adapter counts from 4-bit weights of a GPU (adapter.init={adapter.init}), and"
-                    " torch sees no GPU here; export it where the run was"
-                )
-            quantize_base(model, device=device_type(config))
+        map_weights(model, saved.base, base_dtype(config) if adapter.init in SPLITS else None)
         add_adapter(model, lora_settings(adapter, saved.tokenizer))
     trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     saved.require_fit(trained)
@@ -214,7 +207,10 @@ def _position(state: Path, folder: Path, meta: dict[str, Any]) -> dict[str, Any]
             raise CheckpointError(
                 f"{state}: which labels its model has, the states in {folder / 'checkpoints'} say, and there is none"
             )
-        meta = open_state(newest, checked=True)[1]
+        try:
+            meta = strict_json((newest / STATE_NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{newest / STATE_NAME}: cannot be read: {error}") from None
     found = meta.get("position")
     return found if isinstance(found, dict) else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from glm_train import run
+from glm_train.adapters import starts
 from glm_train.checkpoint.manifest import write_manifest
 from glm_train.checkpoint.safetensors_file import WrittenFile
 from glm_train.cli.main import main
@@ -23,15 +25,18 @@ from support.fitted_texts import texts
 from support.fitted_words import conll
 
 Exports = Callable[..., str]
+needs_bitsandbytes = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes"
+)
 LORA = {"adapter": "lora", "adapter.r": 4}
 # name -> the task, the base, and the settings of a run of four steps
 RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "full": ("chat", "base", {}),
     "tied": ("chat", "tied-base", {}),
     "lora": ("chat", "base", {**LORA, "adapter.new_tokens": ["<|user|>"], "model.rope_theta": 5000}),
-    "pissa": ("chat", "narrow", {**LORA, "adapter.init": "pissa", "adapter.dora": True}),
+    "pissa": ("chat", "narrow-base", {**LORA, "adapter.init": "pissa", "adapter.dora": True}),
     "narrowed": ("chat", "base", {**LORA, "adapter.init": "olora", "trainer.precision": "bf16-mixed"}),
-    "tokens": ("token_classification", "narrow", {**LORA, "model.bidirectional": True}),
+    "tokens": ("token_classification", "narrow-base", {**LORA, "model.bidirectional": True}),
     "labels": ("sequence_classification", "base", {}),
 }
 
@@ -42,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_folder: Path, 
     place = tmp_path_factory.mktemp("states")
     make_base(place / "base", tiny_tokenizer_folder)
     make_base(place / "tied-base", tiny_tokenizer_folder, tie_word_embeddings=True, model_type="glm4")
-    make_base(place / "narrow", tiny_tokenizer_folder, dtype=torch.bfloat16)
+    make_base(place / "narrow-base", tiny_tokenizer_folder, dtype=torch.bfloat16)
     data = {
         "chat": chat_file,
         "token_classification": conll(place / "words.conll"),
@@ -107,6 +112,35 @@ def test_an_earlier_state_is_an_earlier_model(
     assert two.keys() == four.keys()
     assert {t.dtype for t in two.values()} == {torch.bfloat16}
     assert not all(torch.equal(tensor, four[key]) for key, tensor in two.items())
+
+
+@pytest.mark.parametrize(
+    ("adapter", "init"),
+    [
+        ("lora", "pissa"),
+        pytest.param("qlora", "default", marks=needs_bitsandbytes),
+    ],
+)
+def test_first_values_found_by_chance_are_found_again(
+    made: Path,
+    tmp_path: Path,
+    exports: Exports,
+    monkeypatch: pytest.MonkeyPatch,
+    adapter: str,
+    init: str,
+) -> None:
+    """Those of large matrices, by the run's seed and in its order: after the head's, one layer after the other."""
+    monkeypatch.setattr(starts, "_EXACT_SIDE", 8)
+    settings = {"adapter": adapter, "adapter.r": 4, "adapter.init": init, "seed": 5}
+    config = configured(
+        "token_classification", made / "narrow-base", made / "words.conll", tmp_path / "run", **settings
+    )
+    run.fit(config, "test")
+    torch.manual_seed(77)
+    before = torch.get_rng_state()
+    exports(state(tmp_path, "run"), tmp_path / "adapter", "--adapter")
+    assert files(tmp_path / "adapter") == files(tmp_path / "run" / "model")
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_best_model_and_the_newest_state(
