@@ -65,6 +65,7 @@ def work_alone(work: Work) -> None:
 
 
 def _rank(rank: int, environment: dict[str, str], work: Work) -> None:
+    os.environ.clear()  # the server may have been started with other settings
     os.environ.update(environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
     from glm_train import run
     from glm_train.config.compose import compose
