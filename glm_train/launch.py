@@ -27,7 +27,7 @@ from glm_train.bar import progress_bar
 from glm_train.build_data import build_data, build_tokenizer
 from glm_train.build_model import check_attention, device_type, shard_size
 from glm_train.errors import ConfigError, FailedElsewhere, GlmTrainError
-from glm_train.parallel.rendezvous import OtherRankFailed, Output, Rendezvous, Seat
+from glm_train.parallel.rendezvous import LAST_WORDS, OtherRankFailed, Output, Rendezvous, Seat
 from glm_train.parallel.signals import SIGNALS, Stopped
 from glm_train.run_folder import choose_run_folder
 
@@ -152,9 +152,7 @@ def _report(error: BaseException, meeting: Rendezvous | None, output: Output | N
     ours = isinstance(error, GlmTrainError)
     code = error.exit_code if isinstance(error, GlmTrainError) else 1
     if meeting is not None:
-        # When a rank is gone, the collectives of the others fail.
-        patient = isinstance(error, FailedElsewhere if ours else RuntimeError)
-        first = meeting.claim_failure(code, patient=patient)
+        first = meeting.claim_failure(code, patience=_patience(error))
         if first is not None:
             return first
     rank = "" if output is None else f" (rank {meeting.seat.rank if meeting else '?'})"
@@ -165,6 +163,14 @@ def _report(error: BaseException, meeting: Rendezvous | None, output: Output | N
         text = "".join(traceback.format_exception(error)) + f"glm-train: failed{rank}, as shown above\n"
     _tell(text, output)
     return code
+
+
+def _patience(error: BaseException) -> float:
+    """How long to wait for the rank whose failure this may be the consequence of."""
+    if isinstance(error, FailedElsewhere):
+        return 3 * LAST_WORDS  # that one may be patient itself
+    # When a rank is gone, the collectives of the others fail.
+    return LAST_WORDS if isinstance(error, RuntimeError) else 0.0
 
 
 def _tell(text: str, output: Output | None) -> None:

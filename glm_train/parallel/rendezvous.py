@@ -31,7 +31,8 @@ COLLECTIVE_LIMIT = datetime.timedelta(
     minutes=30
 )  # of one collective, in which a lost rank may keep the others
 STORE_LIMIT = datetime.timedelta(minutes=5)  # for all ranks to be started
-_POLL, _LAST_WORDS = 0.1, 5.0  # seconds: between looks at the store; for the rank that failed first to say so
+LAST_WORDS = 5.0  # seconds for the rank that failed first to say so
+_POLL = 0.1  # seconds between looks at the store
 _FAILED = "failed"
 
 
@@ -155,13 +156,13 @@ class Rendezvous:
             timeout=COLLECTIVE_LIMIT,
         )
 
-    def claim_failure(self, code: int, *, patient: bool = False) -> int | None:
+    def claim_failure(self, code: int, *, patience: float = 0.0) -> int | None:
         """Say that this rank failed with exit code `code`: None where it is the first, else the first one's code.
 
-        `patient`: the failure looks like the consequence of another's, who is given the time to say so.
+        `patience`: the failure looks like the consequence of another's, who is given so many seconds to say so.
         """
         try:
-            until = time.monotonic() + (_LAST_WORDS if patient else 0.0)
+            until = time.monotonic() + patience
             while (known := self._failure()) is None and time.monotonic() < until:
                 time.sleep(_POLL)
             if known is not None:
@@ -170,7 +171,7 @@ class Rendezvous:
             said = self.store.compare_set(_FAILED, "", mine).decode()
             return None if said == mine else int(said.split()[1])
         except (RuntimeError, torch_dist.DistError):
-            return None if not patient else code  # the store is gone, and its host with it
+            return code if patience else None  # the store is gone, and its host with it
 
     def _failure(self) -> int | None:
         return int(self.store.get(_FAILED).decode().split()[1]) if self.store.check([_FAILED]) else None

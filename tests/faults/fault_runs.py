@@ -7,8 +7,10 @@ several processes it forks them, instead of starting Python anew.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import time
@@ -189,6 +191,33 @@ def done(command: Command) -> tuple[int, int]:
         elif words[:1] == ["step"] and "/" in words[1]:
             last = int(words[1].split("/")[0].replace(",", ""))
     return began, max(began, last)
+
+
+def on_a_small_disk(disk: str, size: int, starts: list[tuple[list[str], str, tuple]], kept: str) -> None:
+    """In a child: mount a disk of `size` bytes that nobody else sees, make the starts of a run on it, and keep the run.
+
+    A start is its arguments, its log and an event. What each leaves is copied to `kept`-0 and so on. Ends with 77 where
+    no disk may be mounted.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_mounts, private = 0x00020000, 0x4000 | 1 << 18  # CLONE_NEWNS; MS_REC | MS_PRIVATE
+    if libc.unshare(new_mounts) or libc.mount(b"none", b"/", None, private, None):
+        os._exit(77)
+    if libc.mount(b"none", disk.encode(), b"tmpfs", 0, f"size={size}".encode()):
+        os._exit(77)
+    filler = Path(disk, "filler")
+    os.environ["FULL_DISK"] = str(filler)
+    for number, (arguments, log, event) in enumerate(starts):
+        pid = os.fork()
+        if pid == 0:
+            with _end():
+                _run(arguments, log, dict(os.environ), "at" if event else "", (event,) if event else ())
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        with Path(log).open("a") as file:
+            file.write(f"exit code {code}\n")
+        filler.unlink(missing_ok=True)
+        shutil.copytree(f"{disk}/run", f"{kept}-{number}")
+    os._exit(0)
 
 
 def _run(arguments: list[str], log: str, environ: dict[str, str], fault: str, details: tuple) -> None:

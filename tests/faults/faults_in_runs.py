@@ -7,6 +7,8 @@ import resource
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import glm_train.launch
@@ -45,8 +47,9 @@ def slow_disk(seconds: float) -> None:
 def at(*events: tuple[str, int, int, str, int]) -> None:
     """Of each event `(place, from_step, rank, what, number)` the first time that the rank comes to the place.
 
-    `from_step`: not before that step is at work. `what`: `signal` to itself, `signal the parent`, `raise`, `exit`,
-    `limit` of the size of its files. An event waits for those before it.
+    `from_step`: not before that step is at work. `what`: `signal` to itself, `signal the parent`, `signal the
+    group`, `raise`, `exit`,
+    `limit` of the size of its files, `fill the disk` of the new file FULL_DISK. An event waits for those before it.
     """
     waiting = list(events)
 
@@ -69,10 +72,17 @@ def _do(what: str, number: int) -> None:
     elif what == "signal the parent":
         os.kill(os.getppid(), number)
         time.sleep(0.3)  # it has passed it on by then
+    elif what == "signal the group":
+        os.killpg(0, number)
+        time.sleep(0.3)  # its workers have it by then
     elif what == "raise":
         raise RuntimeError(f"a fault of rank {dist.rank()}")
     elif what == "exit":
         os._exit(number)
+    elif what == "fill the disk":
+        with suppress(OSError), Path(os.environ["FULL_DISK"]).open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1000))
     elif what == "limit":
         resource.setrlimit(resource.RLIMIT_FSIZE, (number, resource.RLIM_INFINITY))
 

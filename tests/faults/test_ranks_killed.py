@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from fault_runs import (
+    LIMIT,
     Command,
     assert_same,
     assert_whole_or_absent,
@@ -19,6 +20,8 @@ from fault_runs import (
     gone,
     leftovers,
     newest_step,
+    on_a_small_disk,
+    server,
     settings,
 )
 from faults_in_runs import EVERYBODY
@@ -170,3 +173,38 @@ def test_a_rank_that_fails_says_why_and_takes_the_others_down(
     final = Command(two(model_folder, chat_file, run), tmp_path / "log")
     assert final.wait() == 0, final.said
     assert_same(run, whole)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_during_a_save_and_during_the_result(
+    tmp_path: Path, model_folder: Path, chat_file: Path, whole: Path
+) -> None:
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    arguments = two(model_folder, chat_file, disk / "run")
+    events = [("save", 8, 1, "fill the disk", 0), ("result", 0, 0, "fill the disk", 0), ()]
+    starts = [(arguments, str(tmp_path / f"log-{n}"), event) for n, event in enumerate(events)]
+    child = server().Process(target=on_a_small_disk, args=(str(disk), 8_000_000, starts, str(kept)))
+    child.start()
+    child.join(3 * LIMIT)
+    if child.exitcode == 77:
+        pytest.skip("no disk may be mounted here")
+    assert child.exitcode == 0
+    saving, finishing, last = ((tmp_path / f"log-{n}").read_text() for n in range(3))
+    found = re.findall(
+        r"needs (\d+) bytes .*, where (\d+) bytes .* are free: (\d+) bytes .* are missing", saving
+    )
+    assert len(found) == 1, saving
+    needed, free, missing = map(int, found[0])
+    assert missing == needed - free > 0
+    assert saving.count("glm-train: error") == finishing.count("glm-train: error") == 1, finishing
+    assert "No space left on device" in finishing
+    assert "Traceback" not in saving + finishing
+    assert [log.splitlines()[-1] for log in (saving, finishing, last)] == [
+        f"exit code {code}" for code in (2, 2, 0)
+    ]
+    assert [path.name for path in (tmp_path / "kept-0" / "checkpoints").iterdir()] == ["step-00000004"]
+    assert newest_step(tmp_path / "kept-0") == 4
+    assert newest_step(tmp_path / "kept-1") == 12
+    assert not (tmp_path / "kept-1" / "model").exists()
+    assert_same(tmp_path / "kept-2", whole)

@@ -112,3 +112,18 @@ def test_a_second_signal_during_the_save(tmp_path: Path, model_folder: Path, cha
     last = Command(settings(model_folder, chat_file, run), tmp_path / "log-last")
     assert last.wait() == 0, last.said
     assert_same(run, tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_workers_of_the_data_too(
+    tmp_path: Path, model_folder: Path, chat_file: Path, signum: signal.Signals
+) -> None:
+    """As Ctrl-C in a terminal does, and SLURM: all processes of the command have it, and the run saves all the same."""
+    arguments = settings(model_folder, chat_file, tmp_path / "run", data__workers=2)
+    event = ("step", 3, EVERYBODY, "signal the group", int(signum))
+    command = Command(arguments, tmp_path / "log", "at", event)
+    assert command.wait() == 128 + signum, command.said
+    assert f"after step 3, {SAVED}" in command.said
+    assert "Traceback" not in command.said
+    assert newest_step(tmp_path / "run") == 3
