@@ -78,7 +78,10 @@ def _forward(
         x_NI = x_NI * mask_NI.to(wide)
         a_RI = a_RI / share
     low_NR = x_NI @ a_RI.to(wide).t()
-    y_NO = y_NO.to(wide).addmm_(low_NR, b_OR.to(wide).t(), alpha=how.scaling).to(how.narrow)
+    y_NO, b_RO = y_NO.to(wide), b_OR.to(wide).t()
+    # In place, but not where it is compiled: as in model/norm.py.
+    add = torch.addmm if torch.compiler.is_compiling() else Tensor.addmm_
+    y_NO = add(y_NO, low_NR, b_RO, alpha=how.scaling).to(how.narrow)
     return y_NO.view(*x.shape[:-1], y_NO.shape[1]), low_NR, mask_NI
 
 

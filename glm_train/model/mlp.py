@@ -34,6 +34,8 @@ class GlmMLP(nn.Module):
 
 def _gated(gate_up: Tensor) -> Tensor:
     gate, up = gate_up.chunk(2, dim=-1)
+    if torch.compiler.is_compiling():  # as in norm.py
+        return nn.functional.silu(gate) * up
     return nn.functional.silu(gate).mul_(up)
 
 

@@ -37,7 +37,9 @@ def _normed(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     x32 = x.float()
     scale = torch.linalg.vector_norm(x32, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
     normed = (x32 * scale).to(x.dtype)
-    return (normed.mul_(weight) if normed.dtype == weight.dtype else normed * weight), scale
+    # Compiled, a result that was changed in place gets a wrong gradient in torch 2.11 (pytorch/pytorch#180642).
+    in_place = normed.dtype == weight.dtype and not torch.compiler.is_compiling()
+    return (normed.mul_(weight) if in_place else normed * weight), scale
 
 
 class _RMSNorm(torch.autograd.Function):
