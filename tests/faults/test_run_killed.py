@@ -12,6 +12,7 @@ from fault_runs import Command, assert_same, done, leftovers, settings
 
 EVERY = 3  # trainer.save_every
 STEPS = 60
+KILLS = 20
 
 
 def long_run(model: Path, chats: Path, output: Path) -> list[str]:
@@ -61,7 +62,7 @@ def test_twenty_kills_lose_at_most_a_save_interval_each(
     run = tmp_path / "run"
     killing = Killing(long_run(model_folder, chat_file, run), run, tmp_path)
     inside = outside = 0
-    while inside < 10 or outside < 10:
+    while inside < KILLS // 2 or outside < KILLS // 2:
         command = killing.start("slow_disk", 0.01)
         if inside <= outside:
             for _ in range(chance.randrange(2)):  # saves that it may finish first
@@ -75,7 +76,17 @@ def test_twenty_kills_lose_at_most_a_save_interval_each(
         assert command.wait() == -signal.SIGKILL, command.said
         inside, outside = inside + saving(run), outside + (not saving(run))
         killing.settle(command)
+    for name in (
+        ".tmp-model-1/config.json",
+        "best/.tmp-step-00000007-1/model.safetensors",
+        "metrics.csv.tmp",
+    ):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("of a kill at another moment")
+    killing.left = leftovers(run)
     last = killing.start()
+    assert last.until(lambda: "loss" in last.said), last.said  # its first step
+    assert not killing.left & leftovers(run), "the start removes it"
     assert last.wait() == 0, last.said
     killing.settle(last)
     assert killing.left == set()
