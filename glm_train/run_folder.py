@@ -13,6 +13,7 @@ from glm_train.checkpoint.resume import STATE_NAME, newest_valid
 from glm_train.errors import CheckpointError, ConfigError
 
 _NEW_LINK = ".latest"  # what the link to the newest run is called until it has its place
+_ANEW = "To start from the beginning, leave resume out and choose another output_dir."
 _STATES = ("checkpoints", "best")  # the folders of a run that hold states
 
 
@@ -99,17 +100,25 @@ def choose_run_folder(
 def _choose(recipe: str, output_dir: str | None, resume: str) -> tuple[RunFolder, Path | None, list[str]]:
     if resume == "never":
         folder = RunFolder(Path(output_dir) if output_dir else _new_folder(recipe))
-        _refuse_occupied(folder)
+        _refuse_other_things(folder)
+        if folder.holds_a_run():
+            raise ConfigError(
+                f"output_dir={folder.path}: already holds a run. Add resume=auto to go on with it, or choose another"
+                " folder"
+            )
         return folder, None, []
     if resume == "auto":
         if output_dir is None:
             raise ConfigError("resume=auto goes on with the run in output_dir: add output_dir=FOLDER")
         folder = RunFolder(Path(output_dir))
+        _refuse_other_things(folder)
         state, skipped = newest_valid(folder.checkpoints) if folder.checkpoints.is_dir() else (None, [])
         notes = [f"skipped {reason}" for reason in skipped]
         if state is None:
             if folder.model.exists() or skipped:
-                raise CheckpointError(f"{folder.path}: no valid state to resume from. " + " ".join(notes))
+                raise CheckpointError(
+                    " ".join([f"{folder.path}: no valid state to resume from.", _ANEW, *notes])
+                )
             notes.append(f"nothing to resume in {folder.path}: starting from the beginning")
         return folder, state, notes
     return _from_path(Path(resume), output_dir)
@@ -136,7 +145,7 @@ def _from_path(path: Path, output_dir: str | None) -> tuple[RunFolder, Path | No
         notes = [f"skipped {reason}" for reason in skipped]
         if state is None:
             raise CheckpointError(
-                f"resume={path}: no valid state in {folder.checkpoints}. " + " ".join(notes)
+                " ".join([f"resume={path}: no valid state in {folder.checkpoints}.", _ANEW, *notes])
             )
     if output_dir is not None and Path(output_dir).absolute() != folder.path.absolute():
         raise ConfigError(
@@ -157,13 +166,11 @@ def _new_folder(recipe: str) -> Path:
     return folder
 
 
-def _refuse_occupied(folder: RunFolder) -> None:
+def _refuse_other_things(folder: RunFolder) -> None:
     if folder.path.exists() and not folder.path.is_dir():
         raise ConfigError(f"output_dir={folder.path}: is a file, not a folder")
-    if folder.holds_a_run():
-        raise ConfigError(
-            f"output_dir={folder.path}: already holds a run. Add resume=auto to go on with it, or choose another folder"
-        )
+    if _is_model(folder.path):
+        raise ConfigError(f"output_dir={folder.path}: is a model folder, not a run's. Choose another folder")
 
 
 def _mark_latest(path: Path) -> None:

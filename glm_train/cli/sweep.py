@@ -9,6 +9,7 @@ others. All configurations are checked before the first job starts.
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from types import FrameType
 
@@ -26,6 +27,7 @@ from glm_train.config.paths import expand_home
 from glm_train.errors import ConfigError, GlmTrainError
 
 FIT = (sys.executable, "-m", "glm_train.cli.main", "fit")
+_MOST_JOBS = 10_000
 _LONGEST_NAME = 120  # characters; file systems allow 255 bytes
 
 
@@ -53,8 +55,12 @@ def plan_sweep(recipe: str, overrides: Sequence[str], now: str | None = None) ->
     base, others = _split_output_dir(overrides)
     label = recipe_label(recipe)
     folder = base or Path("runs") / label / (now or time.strftime("%Y-%m-%d_%H-%M-%S"))
+    _refuse_file(folder)
+    values = [list(islice(_values(argument), _MOST_JOBS + 1)) for argument in others]
+    if math.prod(map(len, values)) > _MOST_JOBS:
+        raise ConfigError(f"No job was started: more than {_MOST_JOBS:,} jobs. Sweep over fewer values.")
     jobs = []
-    for index, point in enumerate(product(*(list(_values(argument)) for argument in others))):
+    for index, point in enumerate(product(*values)):
         swept = [value for value, argument in zip(point, others, strict=True) if value != argument]
         name = ",".join(swept)
         output_dir = folder / _file_name(f"{index}_{name}" if name else str(index))
@@ -67,6 +73,13 @@ def plan_sweep(recipe: str, overrides: Sequence[str], now: str | None = None) ->
                 f"No job was started: {job.label or 'the only job'} is wrong.\n{error}"
             ) from error
     return jobs
+
+
+def _refuse_file(folder: Path) -> None:
+    """Raise `ConfigError` where a file is in the way of the jobs' folder."""
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise ConfigError(f"output_dir={folder}: {place} is a file, not a folder. Choose another folder")
 
 
 def sweep(recipe: str, overrides: Sequence[str], command: Sequence[str] = FIT) -> int:

@@ -105,6 +105,18 @@ def test_sweeps_that_cannot_be(argument: str, part: str) -> None:
         plan_sweep("quickstart", [argument])
 
 
+@pytest.mark.parametrize("argument", ["seed=range(0,1000000000)", "optim.lr=" + ",".join(["1"] * 10_001)])
+def test_a_sweep_of_too_many_jobs_is_refused_at_once(argument: str) -> None:
+    with pytest.raises(ConfigError, match="more than 10,000 jobs"):
+        plan_sweep("chat_smoke", [argument, "data.max_length=8,9"])
+
+
+def test_a_file_in_the_way_is_refused_before_the_first_job(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file is a file, not a folder"):
+        plan_sweep("chat_smoke", ["seed=1,2", f"output_dir={tmp_path / 'file' / 'deep'}"])
+
+
 def test_a_folder_of_nobody() -> None:
     with pytest.raises(ConfigError, match="~nouser has no home folder"):
         plan_sweep("quickstart", ["seed=1,2", "output_dir=~nouser/x"])

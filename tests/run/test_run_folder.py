@@ -48,3 +48,15 @@ def test_two_runs_of_one_second_get_two_folders(tmp_path: Path, monkeypatch: pyt
     second, _, _ = choose_run_folder("quickstart", None, "never")
     assert second.path != first.path
     assert (tmp_path / "runs" / "quickstart" / "latest").resolve() == first.path.resolve()
+
+
+@pytest.mark.parametrize("resume", ["never", "auto"])
+def test_a_run_does_not_write_among_a_models_files(tmp_path: Path, resume: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is a model folder, not a run's"):
+        choose_run_folder("tiny", str(tmp_path), resume)
+
+
+def test_a_folder_without_a_state_says_how_to_start_anew(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no valid state in .*leave resume out"):
+        choose_run_folder("tiny", None, str(tmp_path))
