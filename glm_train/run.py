@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 
 from glm_train import build, dist
+from glm_train.adapters.base import remembered
 from glm_train.bar import progress_bar
 from glm_train.build_data import PreparedData, build_data, build_tokenizer
 from glm_train.build_model import build_model, device_type
@@ -29,7 +30,14 @@ from glm_train.model.presets import suspicious_theta
 from glm_train.optim.clip import NonFiniteError
 from glm_train.parallel.rendezvous import Output, Rendezvous
 from glm_train.run_folder import RunFolder, choose_run_folder
-from glm_train.run_plan import RunPlan, build_plan, plan_position, refuse_other_plan
+from glm_train.run_plan import (
+    BASE_WEIGHTS,
+    RunPlan,
+    build_plan,
+    plan_position,
+    refuse_other_base,
+    refuse_other_plan,
+)
 from glm_train.run_result import save_result_together
 from glm_train.run_summary import summary
 from glm_train.tasks.base import GlmTask
@@ -71,6 +79,9 @@ def fit(
         refuse_other_plan(resumed.position, resumed.step, position, plan, state)
     torch.manual_seed(config.seed)
     model, adapter = build_model(config, tokenizer, data.labels)
+    position[BASE_WEIGHTS] = remembered(model)
+    if resumed and state:
+        refuse_other_base(resumed.position, position[BASE_WEIGHTS], state)
     if dist.rank() > 0:
         torch.manual_seed(config.seed + (dist.rank() << 32))  # dropout of its own
     task = build_task(config, model, plan, data)

@@ -12,13 +12,14 @@ from glm_train import dist
 from glm_train.build_data import METRICS, PreparedData
 from glm_train.data.plan import PLAN_VERSION, count_microbatches
 from glm_train.data.store import ExampleStore
-from glm_train.errors import ConfigError
+from glm_train.errors import CheckpointError, ConfigError
 from glm_train.model.config import GlmConfig
 from glm_train.text.tokenizer import GlmTokenizer
 
 if TYPE_CHECKING:
     from glm_train.config.schema import RunConfig
 
+BASE_WEIGHTS = "model.path (its weights)"  # under an adapter; None without one
 _EXAMPLES = "data.train (its examples)"
 _MAY_BEGIN = ("task.metric", "data.validation (its examples)")  # or end: comparing validations
 
@@ -84,6 +85,17 @@ def model_position(config: RunConfig, model_config: GlmConfig, tokenizer: GlmTok
         "model.path (its tokenizer)": tokenizer.fingerprint[:16],
         "adapter": adapter_settings(config),
     }
+
+
+def refuse_other_base(saved: dict[str, Any], now: str | None, state: Path) -> None:
+    """An adapter fits the weights alone that it was trained on, and nothing in its shape tells them from others. States
+    of earlier versions do not say which they were."""
+    was = saved.get(BASE_WEIGHTS, now)
+    if was != now:
+        raise CheckpointError(
+            f"{state}: its adapter was trained on other weights than those at model.path now (fingerprint {was}, found"
+            f" {now}). Put the original weights back"
+        )
 
 
 def class_weights_of(config: RunConfig) -> str | None:

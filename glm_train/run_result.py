@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from glm_train.adapters.base import remembered
 from glm_train.adapters.lora import add_adapter
 from glm_train.adapters.settings import SPLITS
 from glm_train.build_data import build_tokenizer, config_changes
@@ -34,7 +35,7 @@ from glm_train.errors import CheckpointError, ConfigError
 from glm_train.hub import resolve_folder
 from glm_train.model.generation import stop_ids
 from glm_train.run_folder import newest_state
-from glm_train.run_plan import model_position
+from glm_train.run_plan import model_position, refuse_other_base
 from glm_train.text.tokenizer import GlmTokenizer
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class SavedRun:
     """A saved state with what its run was: enough to make the model of it.
 
     `weights` are those that were trained, by the names of the model's parameters, on the disk. `base` is the folder of
-    `model.path`, whose configuration is changed by `changes`.
+    `model.path`, whose configuration is changed by `changes`. `position` is as in `run_plan.py`.
     """
 
     state: Path
@@ -116,6 +117,7 @@ class SavedRun:
     changes: dict[str, Any]
     tokenizer: GlmTokenizer
     weights: Mapping[str, SavedTensor]
+    position: dict[str, Any]
 
     @property
     def folder(self) -> Path:
@@ -175,7 +177,7 @@ def open_run_state(state: Path) -> SavedRun:
         ) from None
     _refuse_other_model(state, position, model_position(config, model_config, tokenizer))
     changes = {**config_changes(config), **_labels(state, config, position)}
-    return SavedRun(state, config, base, changes, tokenizer, tensors["model"])
+    return SavedRun(state, config, base, changes, tokenizer, tensors["model"], position)
 
 
 def save_adapter_of(saved: SavedRun, path: Path) -> None:
@@ -192,6 +194,7 @@ def save_adapter_of(saved: SavedRun, path: Path) -> None:
         torch.manual_seed(config.seed)
         map_weights(model, saved.base, base_dtype(config) if adapter.init in SPLITS else None)
         add_adapter(model, lora_settings(adapter, saved.tokenizer))
+    refuse_other_base(saved.position, remembered(model), saved.state)
     trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     saved.require_fit(trained)
     for name, parameter in trained.items():

@@ -43,6 +43,12 @@ def head_of(model: nn.Module) -> str | None:
     return None if head is None or is_tied(model) else _digest(head)
 
 
+def remembered(model: nn.Module) -> str | None:
+    """Both in one word, as they were remembered; None where nothing was: the model has no adapter."""
+    prints = [getattr(model, name, None) for name in (_ATTRIBUTE, _HEAD_ATTRIBUTE)]
+    return "/".join(found[:16] for found in prints if found) or None
+
+
 def forget_base(model: nn.Module) -> None:
     """The weights are others now."""
     for name in (_ATTRIBUTE, _HEAD_ATTRIBUTE):

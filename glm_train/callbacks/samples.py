@@ -32,7 +32,7 @@ from glm_train import dist
 from glm_train.checkpoint.disk import disk_errors
 from glm_train.data.store import IGNORE, ExampleStore
 from glm_train.errors import CheckpointError
-from glm_train.parallel.shard import is_sharded, let_go
+from glm_train.parallel.shard import device_of, is_sharded, let_go
 from glm_train.tasks.base import GlmTask
 from glm_train.text.answers import Answer, Reply, read_answer
 from glm_train.text.tokenizer import GlmTokenizer
@@ -225,7 +225,7 @@ def _answer_in_one_batch(
 @contextmanager
 def _undisturbed(model: Any) -> Iterator[torch.device]:
     """The model's device. Afterwards all is as before: random state, settings of generation, shards of the weights."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     settings = model.generation_config
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from glm_train.cli.arguments import number
+from glm_train.cli.shown import peak_memory, warn
 from glm_train.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--tolerance",
-        type=_number,
+        type=number,
         metavar="X",
         help="largest difference of a logit, as a share of the greatest one (default 0.0005 in fp32, 0.05 in bf16)",
     )
@@ -75,21 +75,11 @@ def run(args: argparse.Namespace) -> int:
             max_shard_bytes=MAX_SHARD_BYTES if limit is None else limit,
             tolerance=args.tolerance,
             prompt=args.prompt,
-            warn=lambda text: print(f"glm-train: warning: {text}", file=sys.stderr),
+            warn=warn,
             progress=progress,
         )
     print(_summary(args, done))
     return 0
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a number, found {text!r}")
-    return value
 
 
 def _limit(args: argparse.Namespace) -> int | None:
@@ -139,14 +129,7 @@ def _summary(args: argparse.Namespace, done: Export) -> str:
             lines.append(
                 "            rounding takes away much of what the adapter learned: --dtype fp32 or --adapter keep it"
             )
-    return "\n".join([*lines, f"  memory    {_bytes(_peak())} at most, mapped files included"])
-
-
-def _peak() -> int:
-    """The most memory that this process has had, in bytes."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return "\n".join([*lines, f"  memory    {_bytes(peak_memory())} at most, mapped files included"])
 
 
 def _bytes(size: int) -> str:

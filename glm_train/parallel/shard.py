@@ -129,6 +129,14 @@ def gather_on_rank_0(model: nn.Module) -> None:
         del parameter.was  # type: ignore[attr-defined]
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model computes: shards may wait in the memory of the CPU."""
+    weight = next(model.parameters())
+    if isinstance(weight, DTensor) and weight.device_mesh.device_type == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    return weight.device
+
+
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a tensor, in the same memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from glm_train import run
 from glm_train.adapters import starts
 from glm_train.checkpoint.manifest import write_manifest
 from glm_train.checkpoint.safetensors_file import WrittenFile
 from glm_train.cli.main import main
+from glm_train.config.compose import compose
+from glm_train.errors import CheckpointError
 from support.exported import make_base
 from support.fitted import configured
 from support.fitted_texts import texts
@@ -212,6 +214,20 @@ class TestWhatIsRefused:
         make_base(place / "base", tiny_tokenizer_folder, num_hidden_layers=3)
         message = self.refuses(exports, place, state(place, name))
         assert "saved with another model.path (its config.json)" in message
+
+    @pytest.mark.parametrize("name", ["lora", "tokens"])
+    def test_an_adapter_on_other_weights_of_the_same_shape(
+        self, place: Path, exports: Exports, name: str
+    ) -> None:
+        base = place / RUNS[name][1] / "model.safetensors"
+        weights = load_file(base)
+        weights["model.layers.1.mlp.down_proj.weight"] *= 1.5
+        save_file(weights, base, metadata={"format": "pt"})
+        message = self.refuses(exports, place, state(place, name))
+        assert "its adapter was trained on other weights than those at model.path now" in message
+        config = compose(str(place / name / "config.yaml"), ["resume=auto", f"output_dir={place / name}"])
+        with pytest.raises(CheckpointError, match="was trained on other weights"):
+            run.fit(config, "test")
 
     def test_weights_of_other_shapes(
         self, place: Path, tiny_tokenizer_folder: Path, exports: Exports
