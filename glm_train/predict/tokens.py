@@ -82,7 +82,8 @@ def token_items(source: Path, data: TokenData, *, given: bool) -> Iterator[Item]
     if is_text(source) and not conll:
         return read_items(source, read_texts)
     column, separator = data.token_column, data.separator
-    return TokenReader("conll" if conll else "auto", column, separator=separator, tags=False)(source)
+    format = "conll" if conll else "auto"
+    return TokenReader(format, column, data.tag_column, separator=separator, tags=False)(source)
 
 
 def reads_conll(source: Path, data: TokenData, *, given: bool) -> bool:

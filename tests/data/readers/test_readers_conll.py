@@ -177,3 +177,24 @@ def test_memory_is_constant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(first, Fault)
     assert "the sentence is longer than" in str(first.error)
     assert not isinstance(second, Fault)
+
+
+@pytest.mark.parametrize("comment", ["# sent_id = 3", "# a", "# one two three four five"])
+@pytest.mark.parametrize("mark", ["\t", " ", ",", ";"])
+@pytest.mark.parametrize("middle", [[], ["NNP", "B-NP"]])
+def test_tokens_are_the_same_whether_or_not_tags_are_read(
+    tmp_path: Path, comment: str, mark: str, middle: list[str]
+) -> None:
+    """What is predicted for a file is what it is scored on."""
+    rows = [[word, *middle, tag] for word, tag in (("EU", "B-ORG"), ("rejects", "O"), ("calls", "O"))]
+    sentence = "\n".join(mark.join(row) for row in rows)
+    path = tmp_path / "a.conll"
+    path.write_text(f"{comment}\n{sentence}\n\n{comment}\n{sentence}\n")
+    found = [[item.value["tokens"] for item in read_conll(path, tags=tags)] for tags in (True, False)]  # type: ignore[union-attr]
+    assert found == [[["EU", "rejects", "calls"]] * 2] * 2
+
+
+def test_words_alone_may_begin_with_a_hash(tmp_path: Path) -> None:
+    path = tmp_path / "a.conll"
+    path.write_text("Buy\n#\n1\n")
+    assert [item.value["tokens"] for item in read_conll(path, tags=False)] == [["Buy", "#", "1"]]  # type: ignore[union-attr]
