@@ -15,6 +15,7 @@ sentences are counted from 1 in messages.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ SCHEMES: dict[str, dict[str, str]] = {
     "BMES": {"B": "B", "M": "I", "E": "E", "S": "S"},
 }
 PLAIN = "plain"
+_LOWER = re.compile(r"o|[bi][-_].+")
 OUTSIDE = "O"
 _LETTERS = "BIESLUM"
 
@@ -92,6 +94,8 @@ def detect_scheme(sentences: Iterable[Sequence[str]]) -> str:
         for word, tag in enumerate(tags, 1):
             parts = _split(tag)
             if not isinstance(tag, str) or not tag or tag != tag.strip():
+                raise DataError(f"sentence {number}, word {word}: {_no_tag(tag, 'IOB2')}")
+            if _LOWER.fullmatch(tag):  # else it would be a class of single words, and find no entities
                 raise DataError(f"sentence {number}, word {word}: {_no_tag(tag, 'IOB2')}")
             for fact in _facts(parts, before):
                 first.setdefault(fact, (number, word, tag))

@@ -110,6 +110,8 @@ def test_schemes_are_detected(tags: list[str], scheme: str) -> None:
         (["O LOC-B"], ["word 2: 'LOC-B'", "write 'B-LOC'"]),
         (["O b-LOC"], ["write 'B-LOC'"]),
         (["O B_LOC"], ["write 'B-LOC'"]),
+        (["o b-loc"], ["'o' is not the letter 'O'"]),
+        (["b-loc i-loc"], ["write 'B-loc'"]),
         (["B-LOC o"], ["'o' is not the letter 'O'"]),
         (["B-LOC 0"], ["'0' is not the letter 'O'"]),
         (["O B-"], ["'B-' names no type"]),
