@@ -107,7 +107,7 @@ def build_callbacks(
         resumed=resumed,
     )
     samples = _samples(config, folder, plan, data, tokenizer, resumed)
-    stop = StopOnSignal(state.save_now, plan.total_steps)
+    stop = StopOnSignal(state.save_now)
     # Order matters: values are logged before they are shown, and all rows of a step before its state is saved.
     return RunCallbacks(
         [validation, metrics, ProgressReport(metrics), *samples, best, state, stop], best, writer

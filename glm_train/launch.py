@@ -28,7 +28,7 @@ from glm_train.build_data import build_data, build_tokenizer
 from glm_train.build_model import check_attention, device_type, shard_size
 from glm_train.errors import ConfigError, FailedElsewhere, GlmTrainError
 from glm_train.parallel.rendezvous import LAST_WORDS, OtherRankFailed, Output, Rendezvous, Seat
-from glm_train.parallel.signals import SIGNALS, Stopped
+from glm_train.parallel.signals import SIGNALS, Stopped, unheard
 from glm_train.run_folder import choose_run_folder
 
 if TYPE_CHECKING:
@@ -103,9 +103,11 @@ def as_rank(
     except OtherRankFailed as failed:
         code = failed.exit_code
     except Stopped as stopped:
-        code = _say_stopped(stopped, meeting, output)
+        with unheard():
+            code = _say_stopped(stopped, meeting, output)
     except BaseException as error:
-        code = _report(error, meeting, output)
+        with unheard():
+            code = _report(error, meeting, output)
     with suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -193,9 +195,8 @@ class _Ranks:
     def pass_on(self, number: int, frame: FrameType | None) -> None:
         """A signal to this process is one to all ranks, which have sessions of their own."""
         if self._asked and number == signal.SIGINT:
-            self._until = min(
-                self._until, time.monotonic() + _GRACE
-            )  # one that waits for another cannot hear it
+            # A rank that waits for another cannot hear it.
+            self._until = min(self._until, time.monotonic() + _GRACE)
         self._asked = number
         self.send()
 

@@ -18,7 +18,6 @@ from glm_train.build_data import PreparedData, build_data, build_tokenizer
 from glm_train.build_model import build_model, device_type
 from glm_train.build_task import build_task
 from glm_train.callbacks.best import BestModel
-from glm_train.callbacks.preemption import Stopped
 from glm_train.callbacks.report import write_report
 from glm_train.callbacks.resume import open_state, restore_weights
 from glm_train.checkpoint.pretrained import Pretrained
@@ -29,11 +28,13 @@ from glm_train.model.config import GlmConfig
 from glm_train.model.presets import suspicious_theta
 from glm_train.optim.clip import NonFiniteError
 from glm_train.parallel.rendezvous import Output, Rendezvous
+from glm_train.parallel.signals import Stopped, steps_are_done, unheard
 from glm_train.run_folder import RunFolder, choose_run_folder
 from glm_train.run_plan import (
     BASE_WEIGHTS,
     RunPlan,
     build_plan,
+    compares_alike,
     plan_position,
     refuse_other_base,
     refuse_other_plan,
@@ -65,7 +66,7 @@ def fit(
 
     In one of several processes `meeting` is where they meet, and `output` where one that is not rank 0 writes. All that
     can be refused is refused before anything is written. Raises `GlmTrainError` for the user's mistakes and
-    `callbacks.preemption.Stopped` after a signal, with the state saved.
+    `parallel.signals.Stopped` after a signal, with the state saved.
     """
     if meeting is None:
         _refuse_ranks(config)
@@ -77,6 +78,8 @@ def fit(
     resumed = open_state(state) if state else None
     if resumed and state:
         refuse_other_plan(resumed.position, resumed.step, position, plan, state)
+        if not compares_alike(resumed.position, position):
+            resumed.best = {}
     torch.manual_seed(config.seed)
     model, adapter = build_model(config, tokenizer, data.labels)
     position[BASE_WEIGHTS] = remembered(model)
@@ -192,6 +195,8 @@ def _train(
             trainer.validate(task, datamodule=data, verbose=False)
         if task.step < plan.total_steps and not callbacks.best.exhausted:
             trainer.fit(task, datamodule=data)
+        else:
+            steps_are_done(folder.path)
         callbacks.writer.wait()
         for logger in trainer.loggers:
             logger.save()
@@ -199,11 +204,12 @@ def _train(
         stopped.folder = folder.path
         raise
     except Exception as error:
-        callbacks.writer.finish()
-        if not isinstance(error, NonFiniteError):
-            raise
-        documents = [d for share in dist.gather_objects(error.documents) for d in share]
-        raise NonFiniteError(f"{error}\n{_sources(train, documents)}") from None
+        with unheard():
+            callbacks.writer.finish()
+            if not isinstance(error, NonFiniteError):
+                raise
+            documents = [d for share in dist.gather_objects(error.documents) for d in share]
+            raise NonFiniteError(f"{error}\n{_sources(train, documents)}") from None
 
 
 def _refuse_ranks(config: RunConfig) -> None:

@@ -13,6 +13,7 @@ from glm_train.checkpoint.resume import STATE_NAME, newest_valid
 from glm_train.errors import CheckpointError, ConfigError
 
 _NEW_LINK = ".latest"  # what the link to the newest run is called until it has its place
+_REWRITTEN = ("config.yaml", "metrics.csv", "samples.jsonl")  # through a file of the name with .tmp
 _ANEW = "To start from the beginning, leave resume out and choose another output_dir."
 _STATES = ("checkpoints", "best")  # the folders of a run that hold states
 
@@ -63,9 +64,9 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for place in (self.path, self.best):  # `checkpoints` is swept where its states are looked up
-                sweep(place)
-            for unfinished in (*self.path.glob("*.tmp"), self.path / _NEW_LINK):
+            sweep(self.path, self.model.name)  # beside it may lie what is the user's
+            sweep(self.best)  # `checkpoints` is swept where its states are looked up
+            for unfinished in (*(self.path / f"{name}.tmp" for name in _REWRITTEN), self.path / _NEW_LINK):
                 unfinished.unlink(missing_ok=True)
             partial = self.path / f"{self.config.name}.tmp"
             partial.write_text(settings, encoding="utf-8")

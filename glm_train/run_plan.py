@@ -87,6 +87,11 @@ def model_position(config: RunConfig, model_config: GlmConfig, tokenizer: GlmTok
     }
 
 
+def compares_alike(saved: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether what a state says of its best validation can be compared with what comes."""
+    return all(saved.get(key) == now[key] for key in _MAY_BEGIN)
+
+
 def refuse_other_base(saved: dict[str, Any], now: str | None, state: Path) -> None:
     """An adapter fits the weights alone that it was trained on, and nothing in its shape tells them from others. States
     of earlier versions do not say which they were."""

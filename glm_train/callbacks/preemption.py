@@ -16,8 +16,6 @@ from glm_train import dist
 from glm_train.parallel.signals import SIGNALS, Stopped, steps_are_done
 from glm_train.tasks.base import GlmTask
 
-__all__ = ["StopOnSignal", "Stopped"]
-
 
 class StopOnSignal(Callback):
     """Calls `save` at the step boundary after a signal and raises `Stopped`, after the last step too.
@@ -25,8 +23,8 @@ class StopOnSignal(Callback):
     Validation is not waited for: who sends SIGTERM may send SIGKILL soon. A resumed run makes up for it.
     """
 
-    def __init__(self, save: Callable[[Trainer, GlmTask], None], total_steps: int) -> None:
-        self._save, self._total_steps = save, total_steps
+    def __init__(self, save: Callable[[Trainer, GlmTask], None]) -> None:
+        self._save = save
         self._signum: int | None = None
         self._before: dict[int, Any] = {}
         self._process = os.getpid()
@@ -53,6 +51,8 @@ class StopOnSignal(Callback):
             self._stop_if_asked(trainer, task)
 
     def on_train_end(self, trainer: Trainer, task: LightningModule) -> None:
+        assert isinstance(task, GlmTask)
+        self._save(trainer, task)  # it may be under way
         self._stop_if_asked(trainer, task)
         steps_are_done(Path(trainer.default_root_dir))
         self._restore()

@@ -5,7 +5,7 @@ says which tensor it writes next       hear it
 gathers it with them, writes it,       gather it too, and let it go
 lets it go
 ...
-says that all is written, or why not   return, or raise the same
+says that all is written, or why not   return, or end too
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def replaced(place: Path) -> Iterator[Path]:
     with disk_errors(place, 0, "the result"):
         place.parent.mkdir(parents=True, exist_ok=True)
         with only_writer(place.parent):
-            clear_leftovers(place.parent)
+            clear_leftovers(place.parent, place.name)
             draft = place.with_name(draft_of(place.name))
             draft.mkdir()
             try:
@@ -86,8 +86,9 @@ def replaced(place: Path) -> Iterator[Path]:
                 raise
 
 
-def sweep(directory: Path) -> None:
-    """Remove what killed processes left where states or results are published, unless one is at work there."""
+def sweep(directory: Path, name: str | None = None) -> None:
+    """Remove what killed processes left where states are published, or of the one folder `name`, unless one is at work
+    there."""
     if directory.is_dir():
         with suppress(CheckpointError, OSError), only_writer(directory):
-            clear_leftovers(directory)
+            clear_leftovers(directory, name)

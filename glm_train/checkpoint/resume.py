@@ -190,15 +190,16 @@ def _remove(path: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def clear_leftovers(directory: Path) -> None:
-    """What a killed process left. Called under the lock, so that no living one is at work on it."""
-    for old in directory.glob(f"{_OLD}*"):
+def clear_leftovers(directory: Path, name: str | None = None) -> None:
+    """What a killed process left, of the folder `name` alone where others' things lie beside it. Called under the lock,
+    so that no living one is at work on it."""
+    for old in directory.glob(f"{_OLD}{name or '*'}"):
         path = old.with_name(old.name.removeprefix(_OLD))
         if path.exists():
             shutil.rmtree(old)
         else:
             old.rename(path)
-    for draft in directory.glob(f"{_TEMPORARY}*"):
+    for draft in directory.glob(f"{_TEMPORARY}{name + '-' if name else ''}*"):
         shutil.rmtree(draft)
 
 

@@ -51,18 +51,6 @@ Groups = Mapping[str, Mapping[str, Tensor]]
 _SUFFIX = ".safetensors"
 
 
-def save_together(
-    directory: str | Path, name: str, *, tensors: Groups, own: Groups, meta: Mapping[str, Any]
-) -> Path:
-    """Save a state of all processes as `directory/name`; every process calls it, and returns when it is on the disk.
-
-    `tensors` by group and name may be shared out by rows (DTensors); what is not, is alike everywhere and saved once.
-    `own` are each process's alone. Alone, a process saves as `save_state` does. Raises `CheckpointError`, on all
-    processes, where one of them cannot save; earlier states are then as they were.
-    """
-    return prepare_save(directory, name, tensors=tensors, own=own, meta=meta)()
-
-
 def prepare_save(
     directory: str | Path,
     name: str,
@@ -72,9 +60,13 @@ def prepare_save(
     meta: Mapping[str, Any],
     copied: bool = False,
 ) -> Callable[[], Path]:
-    """`save_together` in two parts: what is to be saved is taken now, and every process calls the result to save it.
+    """Take what a state of all processes is made of; every process calls the result, which saves it as
+    `directory/name` and returns when it is on the disk.
 
-    `copied`: into memory of the CPU, so that the tensors may change before it is saved.
+    `tensors` by group and name may be shared out by rows (DTensors); what is not, is alike everywhere and saved once.
+    `own` are each process's alone. `copied`: into memory of the CPU, so that they may change before they are saved.
+    Alone, a process saves as `save_state` does. Saving raises `CheckpointError`, on all processes, where one of them
+    cannot; earlier states are then as they were.
     """
     directory, text = Path(directory), plain_json(meta)
     if dist.world_size() == 1:

@@ -3,9 +3,9 @@
     training     step 40 | copy | step 41 ...              | step 80 | copy | step 81 ...
     background           |      | write, publish, prune              |      | write ...
 
-In the background a state is first copied into the memory of the CPU, which takes as much of it as the state is large,
-for each process its part. Processes talk about it over a group of their own, so that training's calls and these never
-meet. At most two states are under way; a third waits.
+In the background a state is first copied into the memory of the CPU, each process's part by that process. At most two
+states are under way, a third waits: the most it takes is twice the state's size. Processes talk about it over a group
+of their own, so that training's calls and these never meet.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class StateWriter:
         meta: Mapping[str, Any],
         then: Callable[[], object],
     ) -> None:
-        """Save a state as `sharded.save_together` does, and call `then` when it is on the disk.
+        """Save a state as `sharded.prepare_save` says, and call `then` when it is on the disk.
 
         Raises `CheckpointError`, on all processes, where it fails, or where one before it has failed.
         """
@@ -95,6 +95,7 @@ class StateWriter:
                         self._failure = error
                         self._changed.notify_all()
                     return
+                del job  # with its copies
                 with self._changed:
                     self._jobs.popleft()
                     self._changed.notify_all()

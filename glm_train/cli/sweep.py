@@ -77,9 +77,14 @@ def plan_sweep(recipe: str, overrides: Sequence[str], now: str | None = None) ->
 
 def _refuse_file(folder: Path) -> None:
     """Raise `ConfigError` where a file is in the way of the jobs' folder."""
-    for place in (folder, *folder.parents):
-        if place.exists() and not place.is_dir():
-            raise ConfigError(f"output_dir={folder}: {place} is a file, not a folder. Choose another folder")
+    try:
+        for place in (folder, *folder.parents):
+            if place.exists() and not place.is_dir():
+                raise ConfigError(
+                    f"output_dir={folder}: {place} is a file, not a folder. Choose another folder"
+                )
+    except OSError as error:  # a name too long
+        raise ConfigError(f"output_dir={folder}: cannot be used: {error.strerror}") from None
 
 
 def sweep(recipe: str, overrides: Sequence[str], command: Sequence[str] = FIT) -> int:

@@ -18,10 +18,11 @@ _BEFORE_STEPS = "before the first step: nothing is lost"
 _AFTER_STEPS = "after the last step, whose state is saved: only the result is missing"
 
 
-class Stopped(
-    BaseException
-):  # no Exception: it may come anywhere, and what is tried there must not swallow it
-    """A signal ended the run: after `saved_step` was saved, or at once (None), and then `when` says at what point."""
+class Stopped(BaseException):
+    """A signal ended the run: after `saved_step` was saved, or at once (None), and then `when` says at what point.
+
+    Not an `Exception`: it may come anywhere, and what is tried there must not swallow it.
+    """
 
     def __init__(self, signum: int, saved_step: int | None, when: str = "at once") -> None:
         what = when if saved_step is None else f"after step {saved_step}, whose state is saved"
@@ -55,6 +56,17 @@ def heeded() -> Iterator[None]:
         yield
     finally:
         _Place.folder = None
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Inside, signals have no effect: a run that has failed ends anyway, and why must not be lost."""
+    before = {signum: signal.signal(signum, signal.SIG_IGN) for signum in SIGNALS}
+    try:
+        yield
+    finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
 

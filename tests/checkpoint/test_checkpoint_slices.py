@@ -9,7 +9,7 @@ import torch
 
 from glm_train.checkpoint.resume import load_state, save_state
 from glm_train.checkpoint.safetensors_file import write_tensors
-from glm_train.checkpoint.sharded import open_state, save_together
+from glm_train.checkpoint.sharded import open_state, prepare_save
 from glm_train.checkpoint.slices import Piece, SavedTensor, check_cover, like, own_rows, put
 from glm_train.errors import CheckpointError
 
@@ -57,7 +57,7 @@ def test_rows_that_are_missing_or_come_twice_are_refused(tmp_path: Path, rows: l
 def test_a_state_of_one_process_is_read_both_ways(tmp_path: Path) -> None:
     tensors = {"model": {"w": torch.randn(3, 2), "step": torch.tensor(4.0)}}
     random = {"random": {"cpu": torch.get_rng_state()}}
-    path = save_together(tmp_path, "step-00000001", tensors=tensors, own=random, meta={"step": 1})
+    path = prepare_save(tmp_path, "step-00000001", tensors=tensors, own=random, meta={"step": 1})()
     groups, meta = open_state(path)
     assert meta == {"step": 1}
     assert groups.keys() == {"model", "random"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,23 @@ def test_what_follows_a_save_may_fail_too(tmp_path: Path) -> None:
     save(writer, tmp_path, 1, torch.ones(3), then=fail)
     with pytest.raises(CheckpointError, match="no room to list"):
         writer.wait()
+
+
+def test_a_saved_state_is_let_go(tmp_path: Path) -> None:
+    """Its copies would stay in memory until the next one, or the end of the process."""
+    held: list[weakref.ref[object]] = []
+
+    class Then:
+        """Goes with the state that it follows."""
+
+        def __call__(self) -> None:
+            """Nothing is done."""
+
+    then = Then()
+    held.append(weakref.ref(then))
+    writer = StateWriter(background=True)
+    save(writer, tmp_path, 1, torch.ones(3), then=then)
+    del then
+    writer.wait()
+    gc.collect()
+    assert held[0]() is None

@@ -117,6 +117,11 @@ def test_a_file_in_the_way_is_refused_before_the_first_job(tmp_path: Path) -> No
         plan_sweep("chat_smoke", ["seed=1,2", f"output_dir={tmp_path / 'file' / 'deep'}"])
 
 
+def test_a_folder_that_no_file_system_can_have_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot be used: File name too long"):
+        plan_sweep("chat_smoke", ["seed=1,2", f"output_dir={'x' * 300}"])
+
+
 def test_a_folder_of_nobody() -> None:
     with pytest.raises(ConfigError, match="~nouser has no home folder"):
         plan_sweep("quickstart", ["seed=1,2", "output_dir=~nouser/x"])

@@ -110,7 +110,7 @@ STOPS = [  # place, step, rank, to whom, what is said, the newest state afterwar
     ("validation", 6, 1, "signal", SAVED, 6),
     ("validation", 0, 0, "signal", NOTHING_LOST, 6),
     ("step", 12, 1, "signal the parent", SAVED, 12),
-    ("result", 0, 0, "signal the parent", NOTHING_LOST, 12),
+    ("result", 0, 0, "signal the parent", "result is missing", 12),
 ]
 
 
@@ -141,7 +141,7 @@ FAILURES = [  # place, step, rank, what, its number, exit code, what is said
     ("step", 3, 1, "raise", 0, 1, TRACEBACK),
     ("save", 4, 0, "raise", 0, 1, TRACEBACK),
     ("before a save", 8, 1, "limit", 20_000, 2, NO_ROOM),  # the first save of this start has succeeded
-    ("step", 8, 0, "exit", 7, 7, ""),
+    ("step", 8, 0, "exit", 7, 7, "error: rank 0 ended with exit code 7"),
     ("result", 0, 0, "raise", 0, 1, TRACEBACK),
 ]
 

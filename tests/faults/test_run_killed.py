@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,12 @@ def long_run(model: Path, chats: Path, output: Path) -> list[str]:
 
 def saving(run: Path) -> bool:
     return any((run / "checkpoints").glob(".tmp-*"))
+
+
+def made(command: Command, steps: int) -> bool:
+    """Whether this start has made so many steps."""
+    began, last = done(command)
+    return last - began >= steps
 
 
 class Killing:
@@ -62,7 +69,7 @@ def test_twenty_kills_lose_at_most_a_save_interval_each(
     run = tmp_path / "run"
     killing = Killing(long_run(model_folder, chat_file, run), run, tmp_path)
     inside = outside = 0
-    while inside < KILLS // 2 or outside < KILLS // 2:
+    while (inside < KILLS // 2 or outside < KILLS // 2) and killing.starts < 2 * KILLS:
         command = killing.start("slow_disk", 0.01)
         if inside <= outside:
             for _ in range(chance.randrange(2)):  # saves that it may finish first
@@ -70,12 +77,17 @@ def test_twenty_kills_lose_at_most_a_save_interval_each(
                 command.until(lambda: not saving(run))
             assert command.until(lambda: saving(run)), command.said
             time.sleep(chance.uniform(0, 0.08))
+        elif steps := chance.randrange(7):
+            assert command.until(partial(made, command, steps)), command.said
+            time.sleep(chance.uniform(0, 0.05))
         else:
-            time.sleep(chance.uniform(0, 1.5))
+            time.sleep(chance.uniform(0, 1.5))  # before the first step
         command.send(signal.SIGKILL)
         assert command.wait() == -signal.SIGKILL, command.said
         inside, outside = inside + saving(run), outside + (not saving(run))
         killing.settle(command)
+    assert inside + outside >= KILLS
+    assert killing.reached > 7, "a validation was behind it"
     for name in (
         ".tmp-model-1/config.json",
         "best/.tmp-step-00000007-1/model.safetensors",

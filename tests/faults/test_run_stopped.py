@@ -13,7 +13,7 @@ from faults_in_runs import EVERYBODY
 NOTHING_LOST, SAVED, NO_RESULT = (
     "before the first step: nothing is lost",
     "whose state is saved",
-    "result is missing",
+    "after the last step, whose state is saved: only the result is missing",
 )
 PHASES = [  # place, not before this step, what is said, the newest state afterwards
     ("data", 0, NOTHING_LOST, 0),
@@ -27,8 +27,8 @@ PHASES = [  # place, not before this step, what is said, the newest state afterw
     ("best", 0, NOTHING_LOST, 6),
     ("before a save", 8, f"after step 8, {SAVED}", 8),
     ("step", 12, f"after step 12, {SAVED}", 12),
-    ("result", 0, NOTHING_LOST, 12),
-    ("report", 0, NOTHING_LOST, 12),
+    ("result", 0, NO_RESULT, 12),
+    ("report", 0, NO_RESULT, 12),
 ]
 SAVED_12 = f"after step 12, {SAVED}"
 AT_THE_END = [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from glm_train.errors import CheckpointError, ConfigError
-from glm_train.run_folder import choose_run_folder, find_model
+from glm_train.run_folder import RunFolder, choose_run_folder, find_model
 
 
 def finished(run: Path) -> Path:
@@ -60,3 +60,17 @@ def test_a_run_does_not_write_among_a_models_files(tmp_path: Path, resume: str) 
 def test_a_folder_without_a_state_says_how_to_start_anew(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no valid state in .*leave resume out"):
         choose_run_folder("tiny", None, str(tmp_path))
+
+
+def test_a_run_leaves_what_lies_beside_it_alone(tmp_path: Path) -> None:
+    for name in ("notes.tmp", ".tmp-rsync", ".old-notes"):
+        (tmp_path / name).write_text("of the user")
+    (tmp_path / ".tmp-work").mkdir()
+    (tmp_path / "x.tmp").mkdir()
+    unfinished = ("config.yaml.tmp", "metrics.csv.tmp", "samples.jsonl.tmp")
+    for name in unfinished:
+        (tmp_path / name).write_text("half")
+    (tmp_path / ".tmp-model-17").mkdir()
+    RunFolder(tmp_path).begin("seed: 0\n", latest=False)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"notes.tmp", ".tmp-rsync", ".old-notes", ".tmp-work", "x.tmp", "config.yaml"}

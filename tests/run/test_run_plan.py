@@ -12,7 +12,7 @@ import pytest
 from glm_train import GlmConfig
 from glm_train.config.compose import compose
 from glm_train.errors import ConfigError
-from glm_train.run_plan import RunPlan, plan_position, refuse_other_plan
+from glm_train.run_plan import RunPlan, compares_alike, plan_position, refuse_other_plan
 from support.tiny_heads import TINY
 
 PLAN = RunPlan(1, 5, 10, 512, None)
@@ -103,3 +103,18 @@ def test_the_position_is_plain_json() -> None:
 
     found = position("adapter=lora", "adapter.targets=[q_proj]", BALANCED)
     assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "alike"),
+    [
+        ([], [], True),
+        ([LAST], [LAST], True),
+        ([LAST], [], False),  # nothing was compared before
+        ([], [LAST], False),
+    ],
+)
+def test_a_best_validation_counts_only_where_it_was_compared_alike(
+    before: list[str], now: list[str], alike: bool
+) -> None:
+    assert compares_alike(position(*before), position(*now)) == alike

@@ -81,10 +81,37 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_end(
 
 
 def test_a_second_ctrl_c_stops_at_once() -> None:
-    from glm_train.callbacks.preemption import StopOnSignal, Stopped
+    from glm_train.callbacks.preemption import StopOnSignal
+    from glm_train.parallel.signals import Stopped
 
-    stopper = StopOnSignal(lambda trainer, task: None, total_steps=10)
+    stopper = StopOnSignal(lambda trainer, task: None)
     stopper._note(signal.SIGINT, None)
     with pytest.raises(Stopped, match="at once") as stopped:
         stopper._note(signal.SIGINT, None)
     assert stopped.value.exit_code == 130
+
+
+def test_training_ends_when_the_states_under_way_are_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From then on a signal stops at once, and says that only the result is missing."""
+    from types import SimpleNamespace
+    from typing import Any
+
+    from glm_train.callbacks import preemption
+    from glm_train.tasks.base import GlmTask
+
+    order: list[str] = []
+    monkeypatch.setattr(preemption, "steps_are_done", lambda folder: order.append("done"))
+    stopper = preemption.StopOnSignal(lambda trainer, task: order.append("saved"))
+    trainer: Any = SimpleNamespace(default_root_dir="run")
+    stopper.on_train_end(trainer, GlmTask.__new__(GlmTask))
+    assert order == ["saved", "done"]
+
+
+def test_a_signal_while_a_failure_is_told_has_no_effect() -> None:
+    from glm_train.parallel.signals import Stopped, heeded, unheard
+
+    with heeded():
+        with unheard():
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped):
+            signal.raise_signal(signal.SIGTERM)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from glm_train import run
-from glm_train.callbacks.preemption import Stopped
 from glm_train.callbacks.validation import ValidationSchedule
 from glm_train.config.schema import RunConfig
+from glm_train.parallel.signals import Stopped
 from glm_train.tasks.chat import ChatTask
 from support.runs import configure, rows
 

@@ -25,9 +25,10 @@ from glm_train.checkpoint.gathered import end_sharing, write_together
 from glm_train.checkpoint.mapped import map_weights
 from glm_train.config.compose import compose
 from glm_train.errors import CheckpointError
-from glm_train.parallel.shard import build_mesh, gather_on_rank_0, shard
+from glm_train.parallel.shard import build_mesh, shard
 from glm_train.run_result import save_result, save_result_together
 from glm_train.text.tokenizer import GlmTokenizer
+from support.whole_weights import gather_on_rank_0
 
 KINDS: dict[str, tuple[str, LoraSettings | None]] = {
     "full": ("chat", None),

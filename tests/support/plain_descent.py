@@ -15,13 +15,14 @@ from glm_train import GlmForCausalLM, GlmForSequenceClassification, GlmForTokenC
 from glm_train.build_task import TARGET_RULES
 from glm_train.data.datamodule import GlmDataModule
 from glm_train.data.store import CONTINUES, IGNORE
-from glm_train.parallel.shard import build_mesh, gather_on_rank_0, shard
+from glm_train.parallel.shard import build_mesh, shard
 from glm_train.parallel.strategy import RankStrategy
 from glm_train.tasks.base import GlmTask
 from glm_train.tasks.chat import ChatTask
 from glm_train.tasks.sequence_classification import SequenceClassificationTask
 from glm_train.tasks.token_classification import TokenClassificationTask
 from support.tiny_heads import make
+from support.whole_weights import gather_on_rank_0
 
 KINDS = ("chat", "tokens", "single_label", "multi_label", "regression")
 STEPS, BUDGET, PER_STEP, PER_EPOCH = 20, 256, 4, 2

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from glm_train import run
-from glm_train.callbacks.preemption import Stopped
 from glm_train.config.schema import RunConfig
+from glm_train.parallel.signals import Stopped
 from glm_train.tasks.base import GlmTask
 from support.fitted import same, state
 
