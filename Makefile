@@ -19,8 +19,8 @@ quickstart: $(VENV)/.runs ## install, make the demo data, fine-tune a tiny GLM o
 	@echo "           $(BIN)/glm-train fit quickstart optim.lr=1e-3      change a setting"
 	@echo "           $(BIN)/glm-train preview quickstart                see what was trained, token by token"
 	@echo "           $(BIN)/glm-train show quickstart                   see every setting"
-	@echo "           $(BIN)/glm-train fit tiny_ner                      named entities, in about a minute"
-	@echo "           $(BIN)/glm-train fit tiny_sequence                 topics of questions, in about a minute"
+	@echo "           $(BIN)/glm-train fit tiny_ner                      named entities, in half a minute"
+	@echo "           $(BIN)/glm-train fit tiny_sequence                 topics of questions, in half a minute"
 
 test: $(VENV)/.tests ## install and run the whole test suite
 	@$(BIN)/python -m pytest
