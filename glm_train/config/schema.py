@@ -153,9 +153,7 @@ class TrainerSettings:
     save_every: AtLeastOne | None = None  # optimizer steps between states; null: at the end of each epoch
     log_every: AtLeastOne = 10  # optimizer steps
     keep: AtLeastOne = 2  # newest resume states kept on disk
-    async_save: bool = (
-        False  # write states while training goes on; takes up to two copies in the CPU's memory
-    )
+    async_save: bool = False  # write states while training goes on; up to two are copied into CPU memory
     result: Literal["last", "best"] = "last"  # which model the run leaves; best: by task.metric
     patience: AtLeastOne | None = None  # validations in a row without a better task.metric that end the run
 
