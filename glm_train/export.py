@@ -41,7 +41,8 @@ from glm_train.hub import resolve_folder
 from glm_train.model import chatglm_config
 from glm_train.model.config import GlmConfig
 from glm_train.run_folder import find_model, find_state
-from glm_train.run_result import run_of, with_stops
+from glm_train.run_result import with_stops
+from glm_train.run_saved import run_of
 from glm_train.text.chat import Conversation, Message, encode_prompt
 from glm_train.text.words import split_words
 from glm_train.trained_model import StoredModel, open_saved, open_stored, task_of

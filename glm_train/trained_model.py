@@ -30,7 +30,7 @@ from glm_train.errors import CheckpointError, ConfigError
 from glm_train.hub import resolve_folder
 from glm_train.model.config import GlmConfig
 from glm_train.run_folder import find_model
-from glm_train.run_result import open_run_state, save_adapter_of
+from glm_train.run_saved import open_run_state, save_adapter_of
 from glm_train.text.tokenizer import GlmTokenizer
 
 if TYPE_CHECKING:

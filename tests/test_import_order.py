@@ -35,7 +35,7 @@ FLOORS = {
     "config": 11,
     **dict.fromkeys(("build.py", "build_data.py", "build_model.py", "build_task.py", "trained_model.py"), 12),
     "launch.py": 12,
-    **dict.fromkeys((f"run{part}.py" for part in ("", "_folder", "_plan", "_result", "_summary")), 12),
+    **dict.fromkeys((f"run{p}.py" for p in ("", "_folder", "_plan", "_result", "_saved", "_summary")), 12),
     **dict.fromkeys(("convert.py", "export.py", "generate.py", "demo"), 12),
     "preview": 13,
     "predict": 13,

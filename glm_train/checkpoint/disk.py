@@ -73,11 +73,11 @@ def _free(folder: Path) -> int:
 
 def _unfinished(folder: Path) -> int:
     """Bytes that the drafts in `folder` take, which end with the save that failed."""
-    return sum(
-        file.stat().st_size
-        for draft in folder.glob(".tmp-*")
-        for file in (draft.iterdir() if draft.is_dir() else [draft])
-    )
+    try:
+        drafts = [file for draft in folder.glob(".tmp-*") for file in draft.iterdir()]
+        return sum(file.stat().st_size for file in drafts)
+    except OSError:  # somebody else's, or gone meanwhile
+        return 0
 
 
 def _no_room(folder: Path, needed: int, what: str, free: int) -> str:
